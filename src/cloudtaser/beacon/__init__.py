@@ -1,0 +1,1 @@
+"""The beacon: a stateless rendezvous that pairs outbound connections by hash and relays ciphertext."""

@@ -1,0 +1,1 @@
+"""cloudtaser-cli: the whole life cycle from a workstation or CI."""

@@ -1,0 +1,1 @@
+"""Kubernetes: a small API client for what operator and bridge ask of an API server."""

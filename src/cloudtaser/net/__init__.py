@@ -1,0 +1,1 @@
+"""The thin asyncio side of the protocols: TLS, dialling, tunnels, splices, running until a signal."""

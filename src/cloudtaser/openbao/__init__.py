@@ -1,0 +1,1 @@
+"""OpenBao: client, layout of what cloudtaser keeps there, policies, logins, registrations."""
