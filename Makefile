@@ -1,0 +1,53 @@
+# Two commands matter to a newcomer: `make demo` and `make test`. Both set up all they need.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+PY := .venv/bin/python
+DEMO_ARGS ?=
+TEST_ARGS ?=
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+.PHONY: demo
+demo: ## the whole chain on this machine, a secret from OpenBao to an unchanged program (DEMO_ARGS=--keep leaves it running)
+	@tools/prepare demo
+	@$(PY) -m cloudtaser.demo $(DEMO_ARGS)
+
+.PHONY: test
+test: ## unit tests and the tests against real counterparts
+	@tools/prepare test
+	$(PY) -m pytest tests -m "not slow" $(TEST_ARGS)
+
+.PHONY: test-slow
+test-slow: ## the suites that take longer: faults, load, kills at every step
+	@tools/prepare test
+	$(PY) -m pytest tests -m slow $(TEST_ARGS)
+
+.PHONY: lint
+lint: ## style, types and layers
+	@tools/prepare test
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+.PHONY: bench
+bench: ## speed, as ratios to peers in one interleaved run; see bench/RESULTS.md
+	@tools/prepare test
+	$(PY) -m bench
+
+.PHONY: format
+format: ## let ruff lay out the code
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+.PHONY: lock
+lock: ## write requirements.lock anew from pyproject.toml
+	$(PY) -m pip install -q uv
+	.venv/bin/uv pip compile -q --universal --generate-hashes --extra dev --python-version 3.11 \
+		--no-emit-index-url --no-annotate --no-header $(LOCK_ARGS) pyproject.toml -o requirements.lock
+
+.PHONY: clean
+clean: ## remove what the build made
+	rm -rf .venv .cache dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
