@@ -1,0 +1,233 @@
+"""What the bridge was told: flags, their environment twins, and the first words about a bad value.
+
+Read once by `app`; everything after it works on a checked `Config`. Each flag `--some-name` has the twin
+`CLOUDTASER_BRIDGE_SOME_NAME`; a flag wins over its twin, the twin over OpenBao's own variables (`VAULT_ADDR`,
+`VAULT_CACERT`, `VAULT_TOKEN`). Implements spec/bridge.md, beacon mode with a registry.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NoReturn, TypeVar
+
+from cloudtaser.errors import ConfigError
+from cloudtaser.net.dial import Address
+from cloudtaser.openbao.client import check_address, is_loopback
+from cloudtaser.secret import Secret
+from cloudtaser.version import VERSION
+
+ENVIRONMENT_PREFIX: Final = "CLOUDTASER_BRIDGE_"
+DEFAULT_STATUS_SOCKET: Final = "/run/cloudtaser/bridge.sock"
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+
+_FALLBACKS: Final = {"vault-addr": "VAULT_ADDR", "vault-ca-cert": "VAULT_CACERT"}
+_DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)(ms|s|m|h)?")
+_UNITS: Final = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_BRIDGE_ID: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything the bridge needs to run. Times are seconds."""
+
+    vault_addr: str
+    vault_ca_cert: str | None
+    vault_token: Secret | None
+    vault_token_file: str | None
+    beacon_addresses: tuple[Address, ...]
+    beacon_ca: str | None
+    beacon_insecure: bool
+    poll_interval: float
+    bridge_id: str
+    status_socket: str
+    metrics_addr: Address | None
+    certificate_ttl: float
+    drain: float
+    log_level: str
+
+
+@dataclass(frozen=True, slots=True)
+class StatusRequest:
+    """`cloudtaser-bridge status`: ask the running bridge and print what it says."""
+
+    status_socket: str
+
+
+def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Config | StatusRequest:
+    """Flags and environment to a checked configuration. ConfigError names the source and the fix."""
+    found = _parser().parse_args(list(arguments))
+    values = _Values(vars(found), environment)
+    if found.command == "status":
+        return StatusRequest(values.take("status-socket", DEFAULT_STATUS_SOCKET, _text))
+    token_file = values.optional("vault-token-file", _readable)
+    token = environment.get("VAULT_TOKEN", "")
+    if token_file is None and not token:
+        raise ConfigError(
+            "no OpenBao token", on="--vault-token-file or VAULT_TOKEN", fix="`source bridge-token` makes one"
+        )
+    return Config(
+        vault_addr=values.required("vault-addr", check_address, "URL of OpenBao, as https://127.0.0.1:8200"),
+        vault_ca_cert=values.optional("vault-ca-cert", _readable),
+        vault_token=None if token_file else Secret(token.strip()),
+        vault_token_file=token_file,
+        beacon_addresses=values.required("beacon-address", Address.parse_list, "as beacon.example.com:443"),
+        beacon_ca=values.optional("beacon-ca", _readable),
+        beacon_insecure=values.take("beacon-insecure", "false", _boolean),
+        poll_interval=values.take("poll-interval", "5s", _seconds(0.05, 3600)),
+        bridge_id=values.take("id", _host_id(), _bridge_id),
+        status_socket=values.take("status-socket", DEFAULT_STATUS_SOCKET, _text),
+        metrics_addr=values.optional("metrics-addr", _metrics_addr),
+        certificate_ttl=values.take("certificate-ttl", "24h", _seconds(10, 24 * 3600)),
+        drain=values.take("drain", "30s", _seconds(0, 3600)),
+        log_level=values.take("log-level", "info", _log_level),
+    )
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message, on="command line", fix="see --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="cloudtaser-bridge",
+        description="OpenBao's companion to the outside: dials out to the beacon, ends the pods' TLS,"
+        " checks who they are and forwards what they may ask.",
+        epilog="Every flag has a twin in the environment: --poll-interval is"
+        f" {ENVIRONMENT_PREFIX}POLL_INTERVAL. The token comes from --vault-token-file or VAULT_TOKEN.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("command", nargs="?", choices=["status"], help="ask the running bridge how it is")
+    parser.add_argument("--vault-addr", metavar="URL", help="OpenBao; http:// for loopback only")
+    parser.add_argument(
+        "--vault-ca-cert", metavar="FILE", help="checks OpenBao's certificate (else system roots)"
+    )
+    parser.add_argument("--vault-token-file", metavar="FILE", help="read again when it changes")
+    parser.add_argument("--beacon-address", metavar="LIST", help="host:port, comma separated: parked at all")
+    parser.add_argument(
+        "--beacon-ca", metavar="FILE", help="checks the beacon's certificate (else system roots)"
+    )
+    parser.add_argument(
+        "--beacon-insecure",
+        action="store_const",
+        const="true",
+        help="do not check it: shows the room hash only",
+    )
+    parser.add_argument("--poll-interval", metavar="TIME", help="between looks at the registrations (5s)")
+    parser.add_argument(
+        "--id", metavar="ID", help="this bridge's name in records and certificates (host name)"
+    )
+    parser.add_argument("--status-socket", metavar="PATH", help=f"Unix socket ({DEFAULT_STATUS_SOCKET})")
+    parser.add_argument("--metrics-addr", metavar="ADDR", help="opens loopback metrics, as 127.0.0.1:9091")
+    parser.add_argument("--certificate-ttl", metavar="TIME", help="life of what it signs (24h)")
+    parser.add_argument("--drain", metavar="TIME", help="how long open streams may take at SIGTERM (30s)")
+    parser.add_argument("--log-level", metavar="LEVEL", help=", ".join(LOG_LEVELS))
+    parser.add_argument("--version", action="version", version=f"cloudtaser-bridge {VERSION}")
+    return parser
+
+
+class _Values:
+    """Where each setting's text comes from, so that a complaint can name it."""
+
+    def __init__(self, flags: Mapping[str, str | None], environment: Mapping[str, str]) -> None:
+        self._flags = flags
+        self._environment = environment
+
+    def required(self, name: str, check: Callable[[str], T], fix: str) -> T:
+        text, source = self._find(name)
+        if text is None:
+            raise ConfigError("a setting is missing", on=f"--{name} or {_twin(name)}", fix=fix)
+        return self._checked(text, source, check)
+
+    def optional(self, name: str, check: Callable[[str], T]) -> T | None:
+        text, source = self._find(name)
+        return None if text is None else self._checked(text, source, check)
+
+    def take(self, name: str, default: str, check: Callable[[str], T]) -> T:
+        text, source = self._find(name)
+        return self._checked(default if text is None else text, source, check)
+
+    def _find(self, name: str) -> tuple[str | None, str]:
+        flag = self._flags.get(name.replace("-", "_"))
+        if flag is not None:
+            return flag, f"--{name}"
+        for variable in (_twin(name), _FALLBACKS.get(name)):
+            if variable and self._environment.get(variable):
+                return self._environment[variable], variable
+        return None, f"--{name}"
+
+    @staticmethod
+    def _checked(text: str, source: str, check: Callable[[str], T]) -> T:
+        try:
+            return check(text.strip())
+        except ConfigError as error:
+            raise ConfigError(error.what, on=source, fix=error.fix) from None
+
+
+def _twin(name: str) -> str:
+    return ENVIRONMENT_PREFIX + name.upper().replace("-", "_")
+
+
+def _text(text: str) -> str:
+    if not text:
+        raise ConfigError("empty value", fix="give a path")
+    return text
+
+
+def _readable(text: str) -> str:
+    path = Path(_text(text))
+    if not path.is_file() or not os.access(path, os.R_OK):
+        raise ConfigError(f"{text} cannot be read", fix="give a file that this user may read")
+    return text
+
+
+def _metrics_addr(text: str) -> Address:
+    address = Address.parse(text)
+    if not is_loopback(address.host):
+        raise ConfigError(f"{address.host} is not loopback", fix="as 127.0.0.1:9091")
+    return address
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ConfigError(f"{text!r} is neither true nor false", fix="true or false")
+    return text.lower() == "true"
+
+
+def _seconds(least: float, most: float) -> Callable[[str], float]:
+    def check(text: str) -> float:
+        match = _DURATION.fullmatch(text)
+        if match is None:
+            raise ConfigError(f"{text!r} is not a time", fix="as 30s, 5m or 24h")
+        seconds = float(match[1]) * _UNITS[match[2]]
+        if not least <= seconds <= most:
+            raise ConfigError(f"{text!r} is out of range", fix=f"from {least:g}s to {most:g}s")
+        return seconds
+
+    return check
+
+
+def _bridge_id(text: str) -> str:
+    if _BRIDGE_ID.fullmatch(text) is None:
+        raise ConfigError(f"{text!r} is not an id", fix="lower-case letters, digits and hyphens, 63 at most")
+    return text
+
+
+def _host_id() -> str:
+    """The host's first label in the characters of an id."""
+    label = re.sub(r"[^a-z0-9-]", "-", socket.gethostname().split(".", 1)[0].lower()).strip("-")
+    return label[:63].strip("-") or "bridge"
+
+
+def _log_level(text: str) -> str:
+    if text not in LOG_LEVELS:
+        raise ConfigError(f"{text!r} is not a level", fix="one of " + ", ".join(LOG_LEVELS))
+    return text
