@@ -30,6 +30,10 @@ def forms(secret: bytes) -> dict[str, bytes]:
         found[f"base64url+{offset}"] = base64.urlsafe_b64encode(b"\0" * offset + secret)[first:last]
     text = secret.decode("utf-8", "replace")
     found["json"] = json.dumps(text)[1:-1].encode()
+    found["json-utf8"] = json.dumps(text, ensure_ascii=False)[1:-1].encode()
+    found["json-go"] = found["json-utf8"]  # Go escapes what HTML would read
+    for letter in b"<>&":
+        found["json-go"] = found["json-go"].replace(bytes([letter]), b"\\u%04x" % letter)
     found["json-escaped"] = "".join(
         f"\\u{ord(letter):04x}" for letter in text if ord(letter) < 0x10000
     ).encode()
