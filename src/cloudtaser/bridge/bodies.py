@@ -1,0 +1,87 @@
+"""Bodies: the small requests of OpenBao that name a token, an accessor or a lease.
+
+Used by `session` for what `gate` marks INSPECT. OpenBao unwraps a token of any namespace in any namespace, so
+what such a body names must belong to the pinned space, and the body that goes on is written here, from an
+allow-list of fields. Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from cloudtaser.bridge.gate import foreign
+from cloudtaser.errors import ProtocolError, RefusedError
+from cloudtaser.wire.strict_json import dump_object, parse_object
+
+MAX_INSPECTED: Final = 16384
+
+_IDENTIFIERS: Final = frozenset({"token", "accessor", "lease_id"})
+_IDENTIFIER_FORM: Final = re.compile(r"[A-Za-z0-9._/-]{1,4608}", re.ASCII)
+_FIELDS: Final[dict[str, frozenset[str]]] = {
+    "auth/token/renew-self": frozenset({"increment", "token"}),
+    "auth/token/revoke-self": frozenset({"token"}),
+    "auth/token/create/cloudtaser-pod": frozenset(
+        {
+            "policies",
+            "meta",
+            "ttl",
+            "explicit_max_ttl",
+            "period",
+            "display_name",
+            "num_uses",
+            "renewable",
+            "type",
+            "no_default_policy",
+            "no_parent",
+        }
+    ),
+    "auth/token/revoke-accessor": frozenset({"accessor"}),
+    "sys/wrapping/unwrap": frozenset({"token"}),
+    "sys/wrapping/lookup": frozenset({"token"}),
+    "sys/leases/renew": frozenset({"lease_id", "increment"}),
+    "sys/leases/lookup": frozenset({"lease_id"}),
+    "sys/capabilities-self": frozenset({"path", "paths"}),
+}
+
+
+class BodyRefused(RefusedError):
+    """A body that does not pass: HTTP `status`, and one word for the audit."""
+
+    def __init__(self, status: int, what: str, reason: str) -> None:
+        super().__init__(what)
+        self.status = status
+        self.reason = reason
+
+
+def rewrite(path: str, body: bytes, namespace_id: str | None) -> bytes:
+    """The body to send to `path` instead of `body`. BodyRefused when it is no strict JSON object, holds a
+    field that is not let through, or names a token, accessor or lease of another space."""
+    if not body.strip():
+        return b"{}"
+    try:
+        fields = parse_object(body, what="the body", limit=MAX_INSPECTED)
+    except ProtocolError as error:
+        raise BodyRefused(400, error.what, "body_form") from None
+    allowed = _FIELDS[path]
+    written: dict[str, Any] = {}
+    for name, value in fields.items():
+        if name not in allowed:
+            raise BodyRefused(400, f"the field {name[:64]!r} is not let through at /v1/{path}", "body_field")
+        if name in _IDENTIFIERS:
+            if value in (None, ""):
+                continue
+            _check_identifier(name, value, namespace_id)
+        written[name] = value
+    return dump_object(written)
+
+
+def _check_identifier(name: str, value: object, namespace_id: str | None) -> None:
+    if not isinstance(value, str) or not _IDENTIFIER_FORM.fullmatch(value):
+        raise BodyRefused(400, f"the field {name!r} holds no {name}", "body_field")
+    if namespace_id is None:
+        raise BodyRefused(
+            503, "this bridge has not seen a login of the cluster yet; try again", "space_unknown"
+        )
+    if foreign(value, namespace_id):
+        raise BodyRefused(403, f"permission denied: the {name} belongs to another space", f"foreign_{name}")
