@@ -1,0 +1,223 @@
+"""Records: what cloudtaser writes down in OpenBao about clusters and bridges, and who may change it.
+
+Used by registration and grants, which write, and by bridges, which read with every poll. Instants are RFC
+3339 text in UTC, so that `bao kv get` shows something readable; certificates are PEM; numbers of bytes are hex.
+"""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import msgspec
+
+from cloudtaser.errors import ProtocolError
+from cloudtaser.openbao.client import OpenBao
+from cloudtaser.openbao.errors import CasConflict
+from cloudtaser.openbao.layout import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """One cluster as `source register` set it up. `expires_at` ends an unused registration only."""
+
+    fingerprint: str
+    created_at: str
+    created_by: str
+    expires_at: str
+    init_room: str
+    info_hash: str
+    tunnel_ca: str
+    pod_ca: str
+    space: str
+    namespace: str
+    operator_subject: str
+    join_psk: str = ""
+    policies: tuple[str, ...] = ()
+    mounts: tuple[str, ...] = ()
+    suspended: bool = False
+    broker_addresses: tuple[str, ...] = ()
+
+    def lapsed(self, now: float) -> bool:
+        """Whether it can no longer be used for a first initialisation; `now` in seconds since the epoch."""
+        return now >= seconds(self.expires_at)
+
+
+@dataclass(frozen=True, slots=True)
+class Initialized:
+    """The first initialisation: when, by which bridge, for which key, and the cluster as it was then."""
+
+    at: str
+    bridge: str
+    keys: dict[str, Any]
+    issuer: str
+    cluster_ca: str
+    subject: str
+    public_key_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The cluster's signing keys (a JWKS) as last read from its API server."""
+
+    jwks: dict[str, Any]
+    read_at: str
+    bridge: str
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """Serials of certificates that no longer open a tunnel, hex."""
+
+    serials: tuple[str, ...] = ()
+
+    def numbers(self) -> frozenset[int]:
+        """The serials as certificates carry them."""
+        return frozenset(int(serial.replace(":", ""), 16) for serial in self.serials)
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What one namespace and ServiceAccount ("" for any of the namespace) may read."""
+
+    namespace: str
+    serviceaccount: str = ""
+    paths: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Grants:
+    """JWT roles beside the default one, by role name (`<namespace>_<serviceaccount>`, `<namespace>_`)."""
+
+    roles: dict[str, Grant] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeRecord:
+    """A bridge's sign of life."""
+
+    id: str
+    version: str
+    seen_at: str
+    started_at: str = ""
+    clusters: int = 0
+    tunnels: int = 0
+
+
+Record = TypeVar("Record", Registered, Initialized, Keys, Revoked, Grants, BridgeRecord)
+
+
+def instant(now: float) -> str:
+    """RFC 3339, in UTC, to the second."""
+    return datetime.datetime.fromtimestamp(now, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def seconds(text: str) -> float:
+    """Seconds since the epoch of an RFC 3339 instant; ProtocolError if it is none."""
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise ProtocolError(f"a record holds no time where one belongs: {text[:40]!r}") from None
+    if moment.tzinfo is None:
+        raise ProtocolError(f"a record holds a time without its zone: {text[:40]!r}")
+    return moment.timestamp()
+
+
+class Records:
+    """The records of one server. Every write is check-and-set; `cas` 0 means that there must be none yet."""
+
+    def __init__(self, client: OpenBao, layout: Layout) -> None:
+        self._client = client
+        self._layout = layout
+
+    async def clusters(self) -> list[str]:
+        """Fingerprints of all clusters that have any record; `registered` says whether they still count."""
+        path = f"{self._layout.state_mount}/metadata/{self._layout.clusters}"
+        keys = await self._client.list(path, namespace=self._layout.system_namespace)
+        return [key.rstrip("/") for key in keys]
+
+    async def registered(self, fingerprint: str) -> Registered | None:
+        """The registration, None without one."""
+        return (await self.registered_version(fingerprint))[0]
+
+    async def registered_version(self, fingerprint: str) -> tuple[Registered | None, int]:
+        """The registration and its version, (None, 0) without one."""
+        return await self._read(self._layout.registered(fingerprint), Registered)
+
+    async def write_registered(self, record: Registered, cas: int) -> int:
+        """Write a registration; CasConflict unless `cas` is the current version."""
+        return await self._write(self._layout.registered(record.fingerprint), record, cas)
+
+    async def initialized(self, fingerprint: str) -> Initialized | None:
+        """The first initialisation, None before it."""
+        return (await self._read(self._layout.initialized(fingerprint), Initialized))[0]
+
+    async def create_initialized(self, fingerprint: str, record: Initialized) -> bool:
+        """Whether this call created the record; of any number of callers at most one is told so."""
+        try:
+            await self._write(self._layout.initialized(fingerprint), record, 0)
+        except CasConflict:
+            return False
+        return True
+
+    async def keys(self, fingerprint: str) -> tuple[Keys | None, int]:
+        """The keys as last read and the record's version, (None, 0) without one."""
+        return await self._read(self._layout.keys(fingerprint), Keys)
+
+    async def write_keys(self, fingerprint: str, record: Keys, cas: int) -> int:
+        """Write the keys; CasConflict if another bridge was faster."""
+        return await self._write(self._layout.keys(fingerprint), record, cas)
+
+    async def revoked(self, fingerprint: str) -> Revoked:
+        """The serials that count no more."""
+        return (await self._read(self._layout.revoked(fingerprint), Revoked))[0] or Revoked()
+
+    async def grants(self, fingerprint: str) -> Grants:
+        """The roles beside the default one."""
+        return (await self.grants_version(fingerprint))[0]
+
+    async def grants_version(self, fingerprint: str) -> tuple[Grants, int]:
+        """The roles beside the default one and the record's version."""
+        record, version = await self._read(self._layout.grants(fingerprint), Grants)
+        return record or Grants(), version
+
+    async def write_grants(self, fingerprint: str, record: Grants, cas: int) -> int:
+        """Write the grants; CasConflict unless `cas` is the current version."""
+        return await self._write(self._layout.grants(fingerprint), record, cas)
+
+    async def write_bridge(self, record: BridgeRecord) -> None:
+        """Replace a bridge's own sign of life; only that bridge writes there."""
+        path = self._layout.bridge(record.id)
+        _, version = await self._read(path, BridgeRecord)
+        await self._write(path, record, version)
+
+    async def bridges(self) -> list[BridgeRecord]:
+        """Every bridge that ever gave a sign of life."""
+        path = f"{self._layout.state_mount}/metadata/{self._layout.bridges}"
+        keys = await self._client.list(path, namespace=self._layout.system_namespace)
+        found = [(await self._read(self._layout.bridge(key), BridgeRecord))[0] for key in keys]
+        return [record for record in found if record is not None]
+
+    async def forget(self, path: str) -> None:
+        """Remove one record with its history; nothing happens where there is none."""
+        await self._client.kv_forget(self._layout.state_mount, path, namespace=self._layout.system_namespace)
+
+    async def _read(self, path: str, kind: type[Record]) -> tuple[Record | None, int]:
+        value = await self._client.kv_read(
+            self._layout.state_mount, path, namespace=self._layout.system_namespace
+        )
+        if value is None:
+            return None, 0
+        try:
+            return msgspec.convert(value.data, kind), value.version
+        except msgspec.ValidationError as error:
+            raise ProtocolError(
+                f"a record in OpenBao is damaged: {error}", on=path, fix="run `source register` again"
+            ) from None
+
+    async def _write(self, path: str, record: Record, cas: int) -> int:
+        data = msgspec.to_builtins(record)
+        return await self._client.kv_write(
+            self._layout.state_mount, path, data, namespace=self._layout.system_namespace, cas=cas
+        )
