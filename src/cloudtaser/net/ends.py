@@ -1,0 +1,50 @@
+"""The ends of connections: what stands where a transport or protocol was, and why one was lost.
+
+Used by `layers`, `tunnel` and `splice`. A finished connection points at NOWHERE and NOBODY instead of its
+neighbours, so that no reference cycle keeps it and late calls do nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from cloudtaser.errors import CloudtaserError, UnavailableError
+from cloudtaser.net.tls import reason
+
+
+class _Nowhere(asyncio.Transport):
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return default
+
+    def is_closing(self) -> bool:
+        return True
+
+    def close(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    def write(self, data: bytes | bytearray | memoryview[Any]) -> None: ...
+
+    def write_eof(self) -> None: ...
+
+    def can_write_eof(self) -> bool:
+        return False
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+
+NOWHERE: Final[asyncio.Transport] = _Nowhere()
+NOBODY: Final = asyncio.Protocol()
+
+
+def lost(error: Exception | None) -> CloudtaserError | None:
+    """What a transport gave to connection_lost, as an error of ours; None for a regular end."""
+    if error is None or isinstance(error, CloudtaserError):
+        return error
+    return UnavailableError(f"the connection was lost: {reason(error)}")

@@ -1,0 +1,458 @@
+"""TlsLayer: TLS over any transport, itself a transport, so that layers stack.
+
+A protocol to what lies below (TCP, another TlsLayer, a tunnel's stream) and a transport to what lies above;
+every leg of the chain is made of it. asyncio's own TLS takes half a megabyte for each idle connection and
+cannot lie on a transport that is not a socket; this one takes what OpenSSL takes (tens of KB) and shares one
+buffer for what it decrypts.
+
+What users of it may rely on:
+- `upper.connection_made` comes after the handshake, `connection_lost` at most once and only after that; a
+  failed handshake is in `handshake` and nowhere else.
+- With TLS 1.3 the client's handshake is over before the server has checked the client's certificate. A
+  refusal then comes to the client as `connection_lost` with a ProtocolError that names the alert.
+- Writes of one loop turn leave as one write below. More than 256 KiB waiting calls `upper.pause_writing`.
+- `pause_reading` stops the layers below; what is held meanwhile is bounded by one read of theirs.
+- close_notify arrives as `eof_received`, `write_eof` sends it; an end without it is a ProtocolError, for data
+  may have been cut off.
+- `close` sends what was written, then waits a moment for the peer's end, because a TCP socket closed with
+  unread bytes in it takes back what it had sent.
+- A CloudtaserError raised by `upper.data_received` ends the connection with that error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from typing import Any, Final
+
+from cloudtaser.errors import CloudtaserError, ProtocolError, UnavailableError
+from cloudtaser.net.ends import NOBODY, NOWHERE, lost
+from cloudtaser.net.tls import reason
+
+HANDSHAKE_TIMEOUT: Final = 5.0
+"""Seconds from the connection to the end of the handshake (spec/wire.md, "Rendezvous")."""
+LINGER: Final = 2.0
+"""Seconds a closed connection waits for the peer's end."""
+CLOSE_TIMEOUT: Final = 30.0
+"""Seconds a closed connection may take to send what was written; then it is aborted."""
+HIGH_WATER: Final = 256 * 1024
+LOW_WATER: Final = 64 * 1024
+
+_SLICE: Final = 64 * 1024  # how much OpenSSL gets at a time; its memory BIOs keep the size they once had
+_RECORD: Final = 16 * 1024  # with that much space a read returns a record whole
+_PLAIN: Final = memoryview(bytearray(_SLICE + 2 * _RECORD))  # shared: copied out before anybody else runs
+
+_HANDSHAKE, _OPEN, _CLOSING, _LINGERING, _LOST = range(5)
+
+
+class TlsLayer(asyncio.Protocol, asyncio.Transport):
+    """One TLS connection. Make it, then give it to a transport as its protocol."""
+
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        upper: asyncio.Protocol,
+        *,
+        server_side: bool,
+        server_hostname: str | None = None,
+        handshake_timeout: float = HANDSHAKE_TIMEOUT,
+        verify: Callable[[ssl.SSLObject], object] | None = None,
+    ) -> None:
+        """`verify` sees the finished handshake before `upper` does; its CloudtaserError ends all."""
+        self._loop = asyncio.get_running_loop()
+        self._context = context
+        self._upper: asyncio.Protocol = upper
+        self._server_side = server_side
+        self._server_hostname = server_hostname
+        self._handshake_timeout = handshake_timeout
+        self._verify = verify
+        self.handshake: asyncio.Future[None] = self._loop.create_future()
+        self._lower: asyncio.Transport = NOWHERE
+        self._ssl: ssl.SSLObject | None = None
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._state = _HANDSHAKE
+        self._timer: asyncio.TimerHandle | None = None
+        self._made = False  # upper.connection_made was called, upper.connection_lost was not
+        self._held: list[bytes] = []  # ciphertext that came while reading was paused
+        self._paused = False
+        self._resuming = False
+        self._eof_received = False  # close_notify
+        self._lower_eof = False
+        self._pending: list[bytes | memoryview] = []  # plaintext that waits
+        self._pending_size = 0
+        self._flushing = False
+        self._lower_full = False
+        self._upper_full = False
+        self._eof_written = False
+        self._eof_sent = False
+        self._high = HIGH_WATER
+        self._low = LOW_WATER
+
+    # -- called from below ----------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._lower = transport
+        self._timer = self._loop.call_later(self._handshake_timeout, self._handshake_late)
+        try:
+            self._ssl = self._context.wrap_bio(
+                self._incoming,
+                self._outgoing,
+                server_side=self._server_side,
+                server_hostname=self._server_hostname,
+            )
+        except (ssl.SSLError, ValueError) as error:
+            self._fail(ProtocolError(f"TLS cannot start: {reason(error)}"))
+        else:
+            self._advance()
+
+    def data_received(self, data: bytes) -> None:
+        if self._state >= _CLOSING:
+            return
+        if self._paused or self._held or self._resuming:
+            self._held.append(data)
+            return
+        self._feed(data)
+
+    def eof_received(self) -> bool:
+        self._lower_eof = True
+        if self._state == _HANDSHAKE:
+            self._fail(ProtocolError("the peer ended the connection during the TLS handshake"))
+        elif self._state == _OPEN and not (
+            self._eof_received or self._held or self._paused or self._resuming
+        ):
+            self._fail(_truncated())
+        return self._state < _LINGERING
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._state == _LOST:
+            return
+        if exc is None and self._state == _OPEN and not self._eof_received:
+            self._paused = False  # what came whole is delivered, paused or not: there is no later
+            self._drain_held()
+        error = lost(exc)
+        if error is None and self._state <= _OPEN and not self._eof_received:
+            error = _truncated()
+        self._state = _LOST
+        self._stop_timer()
+        self._handshake_failed(error or _truncated())
+        upper, made = self._upper, self._made
+        self._made = False
+        try:
+            if made:
+                upper.connection_lost(error)
+        finally:
+            self._upper = NOBODY
+            self._lower = NOWHERE
+            self._ssl = None
+            self._verify = None
+            self._held.clear()
+            self._drop_pending()
+
+    def pause_writing(self) -> None:
+        self._lower_full = True
+
+    def resume_writing(self) -> None:
+        self._lower_full = False
+        if self._state in (_OPEN, _CLOSING) and not self._flushing:
+            self._flush()
+
+    # -- called from above ----------------------------------------------------------------------------------
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        if name == "ssl_object":
+            return self._ssl or default
+        return self._lower.get_extra_info(name, default)
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        assert isinstance(protocol, asyncio.Protocol)
+        self._upper = protocol
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self._upper
+
+    def is_closing(self) -> bool:
+        return self._state >= _CLOSING
+
+    def is_reading(self) -> bool:
+        return self._state == _OPEN and not self._paused
+
+    def pause_reading(self) -> None:
+        if self._state == _OPEN and not self._paused:
+            self._paused = True
+            self._lower.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._state == _OPEN and self._paused:
+            self._paused = False
+            if not self._resuming:
+                self._resuming = True
+                self._loop.call_soon(self._resume)
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self._high = high if high is not None else (4 * low if low is not None else HIGH_WATER)
+        self._low = low if low is not None else self._high // 4
+
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        return self._low, self._high
+
+    def get_write_buffer_size(self) -> int:
+        return self._pending_size
+
+    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
+        if self._eof_written:
+            raise RuntimeError("write after write_eof")
+        if self._state > _OPEN or not data:
+            return
+        self._pending.append(data if type(data) is bytes else bytes(data))
+        self._pending_size += len(self._pending[-1])
+        self._flush_soon()
+        if self._pending_size > self._high and not self._upper_full:
+            self._upper_full = True
+            self._upper.pause_writing()
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        if self._state <= _OPEN and not self._eof_written:
+            self._eof_written = True
+            self._flush_soon()
+
+    def close(self) -> None:
+        if self._state == _HANDSHAKE:
+            self.abort()
+        elif self._state == _OPEN:
+            self._state = _CLOSING
+            self._restart_timer(CLOSE_TIMEOUT, self._lower.abort)
+            self._held.clear()
+            self._lower.resume_reading()
+            self._flush_soon()
+
+    def abort(self) -> None:
+        self._lower.abort()
+
+    # -- reading --------------------------------------------------------------------------------------------
+
+    def _feed(self, data: bytes) -> None:
+        """Decrypt `data` slice by slice; keep the rest when `upper` pauses."""
+        size = len(data)
+        if size <= _SLICE:
+            self._incoming.write(data)
+            self._advance()
+            return
+        view = memoryview(data)
+        for start in range(0, size, _SLICE):
+            if self._paused:
+                self._held.insert(0, bytes(view[start:]))
+                return
+            if self._state >= _CLOSING:
+                return
+            self._incoming.write(view[start : start + _SLICE])
+            self._advance()
+
+    def _advance(self) -> None:
+        """Do what the bytes in the incoming BIO allow: the handshake, then data for `upper`."""
+        if self._state == _HANDSHAKE:
+            self._shake_hands()
+        while self._state == _OPEN and not self._paused and not self._eof_received:
+            if not self._incoming.pending or not self._decrypt():
+                break
+        if self._outgoing.pending:
+            self._lower.write(self._outgoing.read())
+
+    def _shake_hands(self) -> None:
+        assert self._ssl is not None
+        try:
+            self._ssl.do_handshake()
+        except ssl.SSLWantReadError:
+            return
+        except (ssl.SSLError, ssl.CertificateError) as error:
+            self._fail(ProtocolError(f"TLS handshake failed: {reason(error)}"))
+            return
+        if self._verify is not None:
+            verify, self._verify = self._verify, None
+            try:
+                verify(self._ssl)
+            except CloudtaserError as error:
+                self._notify_close()
+                self._fail(error.with_traceback(None))
+                return
+        self._stop_timer()
+        self._state = _OPEN
+        if self._outgoing.pending:
+            self._lower.write(self._outgoing.read())
+        self._made = True
+        self.handshake.set_result(None)
+        self._upper.connection_made(self)
+
+    def _decrypt(self) -> bool:
+        """Deliver one batch. False when the incoming BIO holds no further whole record."""
+        assert self._ssl is not None
+        filled = 0
+        more = True
+        error: CloudtaserError | None = None
+        try:
+            while filled <= _SLICE + _RECORD:
+                read = self._ssl.read(len(_PLAIN) - filled, _PLAIN[filled:])
+                filled += read  # type: ignore[operator]  # with a buffer, read returns a count
+                if not read:
+                    self._eof_received = True
+                    break
+                if not self._incoming.pending:
+                    more = False
+                    break
+        except ssl.SSLWantReadError:
+            more = False
+        except ssl.SSLZeroReturnError:
+            self._eof_received = True
+        except ssl.SSLError as fault:
+            error = ProtocolError(f"TLS failed: {reason(fault)}")
+        if filled:
+            try:
+                self._upper.data_received(bytes(_PLAIN[:filled]))
+            except CloudtaserError as fault:
+                error = error or fault.with_traceback(None)
+        if error is not None:
+            self._fail(error)
+        elif self._eof_received and self._state == _OPEN and not self._upper.eof_received():
+            self.close()
+        return more
+
+    def _resume(self) -> None:
+        self._resuming = False
+        if self._state != _OPEN or self._paused:
+            return
+        self._drain_held()
+        if self._state == _OPEN and not self._paused:
+            if self._lower_eof and not self._eof_received:
+                self._fail(_truncated())
+            else:
+                self._lower.resume_reading()
+
+    def _drain_held(self) -> None:
+        if self._incoming.pending:
+            self._advance()
+        while self._held and self._state == _OPEN and not self._paused:
+            self._feed(self._held.pop(0))
+
+    # -- writing --------------------------------------------------------------------------------------------
+
+    def _flush_soon(self) -> None:
+        if not self._flushing and not self._lower_full:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Encrypt what waits while the layer below takes it; then the end, if that was asked for."""
+        self._flushing = False
+        if self._state not in (_OPEN, _CLOSING):
+            return
+        if self._pending:
+            try:
+                self._encrypt()
+            except ssl.SSLError as error:
+                self._fail(ProtocolError(f"TLS failed: {reason(error)}"))
+                return
+        if self._upper_full and self._pending_size <= self._low:
+            self._upper_full = False
+            if self._state == _OPEN:
+                self._upper.resume_writing()
+        if self._pending:
+            return
+        if self._eof_written or self._state == _CLOSING:
+            self._notify_close()
+        if self._state == _CLOSING:
+            self._linger()
+
+    def _encrypt(self) -> None:
+        assert self._ssl is not None
+        data = self._pending[0] if len(self._pending) == 1 else b"".join(self._pending)
+        size = len(data)
+        self._pending.clear()
+        if size <= _SLICE and not self._lower_full:
+            self._ssl.write(data)  # a memory BIO takes all of it
+            self._pending_size = 0
+            self._lower.write(self._outgoing.read())
+            return
+        view = memoryview(data)
+        done = 0
+        while done < size and not self._lower_full:
+            done += self._ssl.write(view[done : done + _SLICE])
+            self._lower.write(self._outgoing.read())
+        if done < size:
+            self._pending.append(view[done:])
+        self._pending_size = size - done
+
+    def _notify_close(self) -> None:
+        """Send close_notify, once. OpenSSL would take unread data for a fault here, so it is put aside."""
+        if self._eof_sent or self._ssl is None:
+            return
+        self._eof_sent = True
+        unread = self._incoming.read()
+        try:
+            self._ssl.unwrap()
+        except ssl.SSLError:
+            pass  # the peer has not sent its own yet: the usual case
+        self._incoming.write(unread)
+        if self._outgoing.pending:
+            self._lower.write(self._outgoing.read())
+
+    # -- ending ---------------------------------------------------------------------------------------------
+
+    def _linger(self) -> None:
+        self._state = _LINGERING
+        if self._lower_eof or not self._lower.can_write_eof():
+            self._lower.close()
+            self._restart_timer(CLOSE_TIMEOUT, self._lower.abort)
+            return
+        self._lower.resume_reading()
+        self._lower.write_eof()
+        self._restart_timer(LINGER, self._linger_over)
+
+    def _linger_over(self) -> None:
+        self._lower.close()
+        self._restart_timer(CLOSE_TIMEOUT, self._lower.abort)
+
+    def _fail(self, error: CloudtaserError) -> None:
+        """The connection is over: tell the peer (OpenSSL left an alert) and whoever is above."""
+        if self._state >= _LINGERING:
+            return
+        if self._outgoing.pending:
+            self._lower.write(self._outgoing.read())
+        self._handshake_failed(error)
+        if self._made:
+            self._made = False
+            self._loop.call_soon(self._upper.connection_lost, error)
+        self._upper = NOBODY
+        self._held.clear()
+        self._drop_pending()
+        self._linger()
+
+    def _handshake_late(self) -> None:
+        self._handshake_failed(UnavailableError(f"no TLS handshake within {self._handshake_timeout:g} s"))
+        self._lower.abort()
+
+    def _handshake_failed(self, error: CloudtaserError) -> None:
+        if not self.handshake.done():
+            self.handshake.set_exception(error)
+            self.handshake.exception()  # nobody has to ask
+
+    def _drop_pending(self) -> None:
+        self._pending.clear()
+        self._pending_size = 0
+
+    def _restart_timer(self, delay: float, callback: Callable[[], None]) -> None:
+        self._stop_timer()
+        self._timer = self._loop.call_later(delay, callback)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _truncated() -> ProtocolError:
+    return ProtocolError("the connection ended without TLS close_notify; data may be missing")
