@@ -63,9 +63,10 @@ class StatusRequest:
 
 def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Config | StatusRequest:
     """Flags and environment to a checked configuration. ConfigError names the source and the fix."""
-    found = _parser().parse_args(list(arguments))
+    asks = arguments[:1] == ["status"]
+    found = _parser().parse_args(list(arguments)[asks:])
     values = _Values(vars(found), environment)
-    if found.command == "status":
+    if asks:
         return StatusRequest(values.take("status-socket", DEFAULT_STATUS_SOCKET, _text))
     token_file = values.optional("vault-token-file", _readable)
     token = environment.get("VAULT_TOKEN", "")
@@ -99,13 +100,14 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="cloudtaser-bridge",
+        usage="%(prog)s --vault-addr URL --beacon-address LIST [...]\n"
+        "       %(prog)s status [--status-socket PATH]    ask the running bridge how it is",
         description="OpenBao's companion to the outside: dials out to the beacon, ends the pods' TLS,"
         " checks who they are and forwards what they may ask.",
         epilog="Every flag has a twin in the environment: --poll-interval is"
         f" {ENVIRONMENT_PREFIX}POLL_INTERVAL. The token comes from --vault-token-file or VAULT_TOKEN.",
         allow_abbrev=False,
     )
-    parser.add_argument("command", nargs="?", choices=["status"], help="ask the running bridge how it is")
     parser.add_argument("--vault-addr", metavar="URL", help="OpenBao; http:// for loopback only")
     parser.add_argument(
         "--vault-ca-cert", metavar="FILE", help="checks OpenBao's certificate (else system roots)"

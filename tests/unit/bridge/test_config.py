@@ -55,7 +55,7 @@ def test_a_flag_wins_over_its_twin_and_the_twin_over_openbaos_variable() -> None
 def test_plain_http_reaches_loopback_only() -> None:
     config = parse(["--vault-addr", "http://127.0.0.1:8200", "--beacon-address", "b:1"], TOKEN)
     assert isinstance(config, Config)
-    with pytest.raises(ConfigError, match="--vault-addr.*https"):
+    with pytest.raises(ConfigError, match=r"--vault-addr.*https"):
         parse(["--vault-addr", "http://10.0.0.7:8200", "--beacon-address", "b:1"], TOKEN)
 
 
