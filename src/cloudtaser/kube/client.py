@@ -41,7 +41,7 @@ _VERBS: Final = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patc
 
 
 class TokenFile:
-    """The kubelet's token file, read again when it was replaced (a symlink is swapped: inode, time change)."""
+    """The kubelet's token file, read again when it was replaced (a symlink is swapped)."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -82,7 +82,10 @@ class KubeApi:
         try:
             with open(ca_file, encoding="ascii") as file:
                 self.ca_pem = file.read(MAX_TOKEN_FILE * 16)
-            self._context = ssl.create_default_context(cadata=self.ca_pem)
+            self._context = ssl.SSLContext(
+                ssl.PROTOCOL_TLS_CLIENT
+            )  # not the system's CAs, whatever the file holds
+            self._context.load_verify_locations(cadata=self.ca_pem)
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             why = getattr(error, "strerror", None) or "it holds no PEM certificate"
             raise ConfigError(

@@ -1,6 +1,6 @@
 """What the Kubernetes API server can answer that a caller has to tell apart.
 
-Raised by `client`; caught by name in `operator`. Each is one line for a person: what failed, on what, the fix.
+Raised by `client`; caught by name in `operator`. Each is one line for a person.
 """
 
 from __future__ import annotations

@@ -1,0 +1,238 @@
+"""The operator's configuration: flags and their environment twins, read and checked once at start.
+
+Used by `app`. Each flag `--some-name` has the twin `CLOUDTASER_OPERATOR_SOME_NAME`; the flag wins. A bad
+value names itself, where it came from and the fix.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NoReturn
+
+from cloudtaser.errors import ConfigError, UsageError
+from cloudtaser.net.dial import Address
+from cloudtaser.secret import Secret
+from cloudtaser.version import VERSION
+from cloudtaser.wire.hashes import check_fingerprint
+from cloudtaser.wire.names import SYSTEM_NAMESPACE
+
+PREFIX: Final = "CLOUDTASER_OPERATOR_"
+_PIN: Final = re.compile(r"spki-sha256:[0-9a-f]{64}", re.ASCII)
+_TRUE: Final = ("1", "true", "yes", "on")
+_FALSE: Final = ("", "0", "false", "no", "off")
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """An address of our own to listen on; an empty host means every interface, port 0 any free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerLimits:
+    """What one broker carries at most; everything beyond is refused at once."""
+
+    connections: int = 4096
+    connections_per_pod: int = 128
+    first_bytes_seconds: float = 10.0
+    idle_seconds: float = 3600.0
+    apiserver_streams: int = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All settings. Files named here were not read yet, but for the join code."""
+
+    fingerprint: str
+    apiserver: str
+    apiserver_ca: str
+    apiserver_token_file: str
+    beacons: tuple[Address, ...]
+    listen: Listen = Listen("", 8443)
+    beacon_ca: str | None = None
+    beacon_insecure: bool = False
+    bridge_pin: str = ""
+    join_code: Secret = field(default_factory=lambda: Secret(b""))
+    namespace: str = SYSTEM_NAMESPACE
+    probe_addr: Listen | None = Listen("127.0.0.1", 8081)
+    metrics_addr: Listen | None = Listen("127.0.0.1", 8080)
+    id: str = ""
+    log_level: str = "info"
+    drain_seconds: float = 20.0
+    limits: BrokerLimits = BrokerLimits()
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, fix=f"see {self.prog} --help")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line. No default here: a default must not hide an environment twin."""
+    parser = _Parser(
+        prog="cloudtaser-operator",
+        description="Carries the pods' encrypted bytes to the bridge, and enrols this cluster.",
+        epilog=f"Every flag has an environment twin: --beacon-address is {PREFIX}BEACON_ADDRESS.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    parser.add_argument("--version", action="version", version=f"cloudtaser-operator {VERSION}")
+    add("--standalone", action="store_true", default=None, help="run outside a cluster, as one process")
+    add("--fingerprint", metavar="UID", help="the cluster's fingerprint: UID of namespace kube-system")
+    add("--apiserver", metavar="URL", help="the API server, https://HOST:PORT")
+    add("--apiserver-ca", metavar="FILE", help="PEM file of the API server's CA")
+    add("--apiserver-token-file", metavar="FILE", help="our ServiceAccount token; read again when it changes")
+    add("--listen", metavar="ADDR", help="where pods connect (default :8443)")
+    add(
+        "--beacon-address",
+        metavar="LIST",
+        help="beacons as host:port, comma separated; parked at all of them",
+    )
+    add("--beacon-ca", metavar="FILE", help="PEM file of the beacons' CA (default: the system's)")
+    add("--beacon-insecure", action="store_true", default=None, help="do not check the beacons' certificates")
+    add("--bridge-pin", metavar="PIN", help="spki-sha256:HEX of the tunnel CA; any other bridge is refused")
+    add("--join-code-file", metavar="FILE", help="file with the join code of a strict registration")
+    add("--namespace", metavar="NAME", help=f"our namespace (default {SYSTEM_NAMESPACE})")
+    add("--probe-addr", metavar="ADDR", help="/healthz and /readyz (default 127.0.0.1:8081, `off` for none)")
+    add("--metrics-addr", metavar="ADDR", help="/metrics (default 127.0.0.1:8080, `off` for none)")
+    add("--id", metavar="NAME", help="name of this replica in logs (default: the host name)")
+    add("--log-level", metavar="LEVEL", help="debug, info, warning or error (default info)")
+    return parser
+
+
+def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
+    """The configuration. UsageError (exit code 2) in one line when it cannot be used."""
+    flags = vars(build_parser().parse_args(list(arguments)))
+    settings = _Settings(flags, environment)
+    if not settings.flag("standalone"):
+        raise UsageError(
+            "cloudtaser-operator runs only outside a cluster so far", fix="start it with --standalone"
+        )
+    insecure = settings.flag("beacon_insecure")
+    return Config(
+        fingerprint=_fingerprint(settings),
+        apiserver=settings.need("apiserver"),
+        apiserver_ca=settings.need("apiserver_ca"),
+        apiserver_token_file=settings.need("apiserver_token_file"),
+        beacons=Address.parse_list(settings.need("beacon_address"), source=settings.source("beacon_address")),
+        listen=settings.listen("listen", Listen("", 8443)) or Listen("", 8443),
+        beacon_ca=settings.get("beacon_ca") or None,
+        beacon_insecure=insecure,
+        bridge_pin=_pin(settings),
+        join_code=_join_code(settings),
+        namespace=settings.get("namespace") or SYSTEM_NAMESPACE,
+        probe_addr=settings.listen("probe_addr", Listen("127.0.0.1", 8081)),
+        metrics_addr=settings.listen("metrics_addr", Listen("127.0.0.1", 8080)),
+        id=settings.get("id") or socket.gethostname(),
+        log_level=_log_level(settings),
+    )
+
+
+class _Settings:
+    """One setting at a time: the flag, else its twin, and the name to blame."""
+
+    def __init__(self, flags: Mapping[str, object], environment: Mapping[str, str]) -> None:
+        self._flags = flags
+        self._environment = environment
+
+    def get(self, name: str) -> str:
+        value = self._flags.get(name)
+        return value if isinstance(value, str) else self._environment.get(PREFIX + name.upper(), "")
+
+    def source(self, name: str) -> str:
+        """The flag or the variable that the value came from; the flag when there is neither."""
+        twin = PREFIX + name.upper()
+        if self._flags.get(name) is None and self._environment.get(twin):
+            return twin
+        return "--" + name.replace("_", "-")
+
+    def need(self, name: str) -> str:
+        value = self.get(name)
+        if not value:
+            raise ConfigError(
+                f"--{name.replace('_', '-')} is missing", fix=f"give the flag or set {PREFIX}{name.upper()}"
+            )
+        return value
+
+    def flag(self, name: str) -> bool:
+        if self._flags.get(name) is True:
+            return True
+        text = self._environment.get(PREFIX + name.upper(), "").strip().lower()
+        if text in _TRUE:
+            return True
+        if text in _FALSE:
+            return False
+        raise ConfigError(
+            f"{text!r} is neither true nor false", on=self.source(name), fix="use true or false"
+        )
+
+    def listen(self, name: str, default: Listen) -> Listen | None:
+        text = self.get(name).strip()
+        if not text:
+            return default
+        if text == "off" and name != "listen":
+            return None
+        host, colon, port = text.rpartition(":")
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        elif ":" in host:
+            colon = ""
+        if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+            raise ConfigError(
+                f"{text!r} is not an address to listen on", on=self.source(name), fix="use HOST:PORT or :PORT"
+            )
+        return Listen(host, int(port))
+
+
+def _fingerprint(settings: _Settings) -> str:
+    text = settings.need("fingerprint")
+    try:
+        return check_fingerprint(text)
+    except UsageError as error:
+        raise ConfigError(error.what, on=settings.source("fingerprint"), fix=error.fix) from None
+
+
+def _pin(settings: _Settings) -> str:
+    pin = settings.get("bridge_pin").strip()
+    if pin and not _PIN.fullmatch(pin):
+        raise ConfigError(
+            f"{pin!r} is not a bridge pin",
+            on=settings.source("bridge_pin"),
+            fix="use spki-sha256: and 64 hex digits, as `cloudtaser-cli source register` prints it",
+        )
+    return pin
+
+
+def _join_code(settings: _Settings) -> Secret:
+    path = settings.get("join_code_file")
+    if not path:
+        return Secret(b"")
+    try:
+        with open(path, "rb") as file:
+            code = file.read(4096).strip()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read the join code: {os.strerror(error.errno or 0)}", on=path, fix="check that file"
+        ) from None
+    if not code or not code.isascii():
+        raise ConfigError("the join code file holds no join code", on=path, fix="write the code into it")
+    return Secret(code)
+
+
+def _log_level(settings: _Settings) -> str:
+    level = (settings.get("log_level") or "info").lower()
+    if level not in ("debug", "info", "warning", "error"):
+        raise ConfigError(
+            f"{level!r} is no log level", on=settings.source("log_level"), fix="debug, info, warning or error"
+        )
+    return level

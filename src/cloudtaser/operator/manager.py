@@ -1,0 +1,111 @@
+"""Manager: the side of the operator that holds a Kubernetes identity, and the narrow seam to the broker.
+
+The broker has no ServiceAccount token of its own. What it needs for enrolment it asks through `ManagerApi`,
+which speaks in texts and bytes only, so that the two can live in one process (as now) or in two containers
+with a Unix socket between them. Tokens that are the manager's alone (for the operator stream) are not part of
+that seam.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from cloudtaser.kube.client import KubeApi
+from cloudtaser.kube.objects import ServiceAccountToken
+from cloudtaser.net.log import get_logger
+from cloudtaser.operator.certificates import load_bundle, pem
+from cloudtaser.operator.trust import Trust, TrustStore
+from cloudtaser.secret import Secret
+from cloudtaser.wire.hashes import short_fingerprint
+from cloudtaser.wire.names import (
+    OPERATOR_SERVICE_ACCOUNT,
+    REVIEWER_SERVICE_ACCOUNT,
+    operator_audience,
+    return_audience,
+)
+
+CHANNEL_TOKEN_SECONDS: Final = 600
+OPERATOR_TOKEN_SECONDS: Final = 600
+REVIEWER_TOKEN_SECONDS: Final = 3600
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Introduction:
+    """What a bridge records about a cluster at its first initialisation."""
+
+    issuer: str
+    jwks: dict[str, Any]
+    cluster_ca: str
+    subject: str
+
+
+class ManagerApi(Protocol):
+    """All that the broker may ask of the manager."""
+
+    async def introduction(self) -> Introduction:
+        """Issuer, keys and CA of the API server, and who we are to it."""
+
+    async def channel_token(self, handshake_hash: bytes, spki: bytes) -> Secret:
+        """A ten-minute token that fits this handshake and this key only."""
+
+    async def read_trust(self) -> Trust | None:
+        """The pinned tunnel CA, or None when the cluster was never initialised."""
+
+    async def keep(self, trust: Trust, pod_ca: str) -> None:
+        """Store what a bridge gave us, before it is used. TrustDiffersError when another CA is pinned."""
+
+
+class Manager:
+    """ManagerApi over the API server, and the manager's own tokens."""
+
+    def __init__(self, kube: KubeApi, fingerprint: str, namespace: str) -> None:
+        self._kube = kube
+        self._namespace = namespace
+        self._fp8 = short_fingerprint(fingerprint)
+        self._store = TrustStore(kube, namespace, fingerprint)
+        self.pod_ca: str | None = None
+        """The pod CA as far as we know; injection, and so readiness, needs it."""
+
+    async def introduction(self) -> Introduction:
+        """See ManagerApi."""
+        return Introduction(
+            issuer=await self._kube.issuer(),
+            jwks=await self._kube.jwks(),
+            cluster_ca="".join(pem(one) for one in load_bundle(self._kube.ca_pem, "the API server's CA")),
+            subject=f"system:serviceaccount:{self._namespace}:{OPERATOR_SERVICE_ACCOUNT}",
+        )
+
+    async def channel_token(self, handshake_hash: bytes, spki: bytes) -> Secret:
+        """See ManagerApi."""
+        audience = return_audience(self._fp8, handshake_hash, spki)
+        return (await self._own_token(audience, CHANNEL_TOKEN_SECONDS)).token
+
+    async def read_trust(self) -> Trust | None:
+        """See ManagerApi. Learns the stored pod CA on the way."""
+        trust = await self._store.read()
+        if trust is not None and self.pod_ca is None:
+            self.pod_ca = await self._store.read_pod_ca()
+        return trust
+
+    async def keep(self, trust: Trust, pod_ca: str) -> None:
+        """See ManagerApi. The tunnel CA first: whoever is killed between the two comes back by it."""
+        await self._store.keep(trust)
+        if await self._store.keep_pod_ca(pod_ca):
+            _log.info("pod CA stored", tunnel_ca=trust.short)
+        self.pod_ca = pod_ca
+
+    async def operator_token(self) -> Secret:
+        """The token with which the operator logs in on its own stream to the bridge."""
+        return (await self._own_token(operator_audience(self._fp8), OPERATOR_TOKEN_SECONDS)).token
+
+    async def reviewer_token(self) -> ServiceAccountToken:
+        """The bridge's credential at this API server: issuer discovery and TokenReview, one hour."""
+        return await self._kube.token_request(
+            self._namespace, REVIEWER_SERVICE_ACCOUNT, (), REVIEWER_TOKEN_SECONDS
+        )
+
+    async def _own_token(self, audience: str, seconds: int) -> ServiceAccountToken:
+        return await self._kube.token_request(self._namespace, OPERATOR_SERVICE_ACCOUNT, (audience,), seconds)

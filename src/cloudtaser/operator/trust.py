@@ -1,0 +1,162 @@
+"""Trust: what a cluster keeps of its bridge, two CA certificates in two ConfigMaps, and nothing else.
+
+Used by `manager`. The tunnel CA (ConfigMap `cloudtaser-trust`, readable by the operator's own Role only,
+because its SHA-256 is the room's hash) decides which bridge we believe; once written it is never replaced.
+The pod CA (`cloudtaser-ca`, injected in pods) follows what a bridge under that tunnel CA says. Both are
+public certificates, so no Kubernetes Secret is needed. Replicas race: a write is a create or a
+compare-and-swap.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Final
+
+from cloudtaser.errors import CloudtaserError, ConfigError, RefusedError
+from cloudtaser.kube.client import KubeApi
+from cloudtaser.kube.errors import ConflictError, NotFoundError
+from cloudtaser.kube.objects import ConfigMap
+from cloudtaser.operator.certificates import der, load_ca, load_certificate, now_utc, pem
+from cloudtaser.wire.hashes import operational_room, return_room
+from cloudtaser.wire.names import POD_CA_CONFIGMAP, TRUST_CONFIGMAP
+
+TUNNEL_CA_KEY: Final = "tunnel-ca.crt"
+INFO_HASH_KEY: Final = "info-hash"
+FINGERPRINT_KEY: Final = "fingerprint"
+POD_CA_KEY: Final = "pod-ca.crt"
+_LABELS: Final = {
+    "app.kubernetes.io/name": "cloudtaser",
+    "app.kubernetes.io/managed-by": "cloudtaser-operator",
+}
+_ATTEMPTS: Final = 8
+
+
+class TrustDiffersError(RefusedError):
+    """The cluster already keeps another tunnel CA than the one a bridge just gave us."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """The pinned tunnel CA, as PEM and DER; `source` says where it came from, for error messages."""
+
+    tunnel_ca: str
+    tunnel_ca_der: bytes
+
+    @classmethod
+    def from_pem(cls, text: str) -> Trust:
+        """ProtocolError unless `text` is one CA certificate that is in time."""
+        certificate = load_ca(text, "the tunnel CA", now_utc())
+        return cls(pem(certificate), der(certificate))
+
+    @property
+    def operational_room(self) -> bytes:
+        """Where tunnels are matched; also the info hash, as bytes."""
+        return operational_room(self.tunnel_ca_der)
+
+    @property
+    def return_room(self) -> bytes:
+        """Where an operator comes back for a certificate."""
+        return return_room(self.tunnel_ca_der)
+
+    @property
+    def short(self) -> str:
+        """The first 12 hex digits of the CA's SHA-256, for people to compare."""
+        return hashlib.sha256(self.tunnel_ca_der).hexdigest()[:12]
+
+
+class TrustStore:
+    """The two ConfigMaps of one cluster. Every method raises the errors of `kube.errors` as well."""
+
+    def __init__(self, kube: KubeApi, namespace: str, fingerprint: str) -> None:
+        self._kube = kube
+        self._namespace = namespace
+        self._fingerprint = fingerprint
+
+    async def read(self) -> Trust | None:
+        """The pinned tunnel CA, or None. ConfigError when what lies there cannot be this cluster's."""
+        found = await self._kube.get_config_map(self._namespace, TRUST_CONFIGMAP)
+        return self._trust(found) if found else None
+
+    async def keep(self, trust: Trust) -> None:
+        """Pin the tunnel CA. TrustDiffersError when another one is pinned: the first one stays."""
+        data = {
+            TUNNEL_CA_KEY: trust.tunnel_ca,
+            INFO_HASH_KEY: trust.operational_room.hex(),
+            FINGERPRINT_KEY: self._fingerprint,
+        }
+        for _ in range(_ATTEMPTS):
+            found = await self._kube.get_config_map(self._namespace, TRUST_CONFIGMAP)
+            pinned = self._trust(found) if found else None
+            if pinned is not None and pinned.tunnel_ca_der != trust.tunnel_ca_der:
+                raise TrustDiffersError(
+                    f"a bridge gave tunnel CA {trust.short}, but this cluster already trusts {pinned.short}",
+                    on=self._where(TRUST_CONFIGMAP),
+                    fix="compare both with `cloudtaser-cli source show`: one of them is an impostor's",
+                )
+            if pinned is not None:
+                return
+            if await self._write(found, TRUST_CONFIGMAP, data):
+                return
+        raise self._busy(TRUST_CONFIGMAP)
+
+    async def read_pod_ca(self) -> str | None:
+        """The pod CA's PEM, or None when none is stored or it is no certificate."""
+        found = await self._kube.get_config_map(self._namespace, POD_CA_CONFIGMAP)
+        text = found.data.get(POD_CA_KEY, "") if found else ""
+        if not text:
+            return None
+        try:
+            return pem(load_certificate(text, "the pod CA"))
+        except CloudtaserError:
+            return None
+
+    async def keep_pod_ca(self, text: str) -> bool:
+        """Store the pod CA that the trusted bridge named; whether that changed anything."""
+        for _ in range(_ATTEMPTS):
+            found = await self._kube.get_config_map(self._namespace, POD_CA_CONFIGMAP)
+            if found and found.data.get(POD_CA_KEY) == text:
+                return False
+            data = {**(found.data if found else {}), POD_CA_KEY: text}
+            if await self._write(found, POD_CA_CONFIGMAP, data):
+                return True
+        raise self._busy(POD_CA_CONFIGMAP)
+
+    async def _write(self, found: ConfigMap | None, name: str, data: dict[str, str]) -> bool:
+        """Create or compare-and-swap; False when somebody else was first."""
+        try:
+            if found is None:
+                await self._kube.create_config_map(self._namespace, name, data, _LABELS)
+                return True
+        except ConflictError:
+            return False
+        try:
+            await self._kube.update_config_map(found, data)
+        except (ConflictError, NotFoundError):
+            return False
+        return True
+
+    def _trust(self, found: ConfigMap) -> Trust | None:
+        text = found.data.get(TUNNEL_CA_KEY, "")
+        if not text:
+            return None
+        where = self._where(TRUST_CONFIGMAP)
+        owner = found.data.get(FINGERPRINT_KEY, self._fingerprint)
+        if owner != self._fingerprint:
+            raise ConfigError(
+                f"the stored tunnel CA belongs to cluster {owner}, not to {self._fingerprint}",
+                on=where,
+                fix="delete that ConfigMap if this cluster was re-created from a backup",
+            )
+        try:
+            return Trust.from_pem(text)
+        except CloudtaserError as error:
+            raise ConfigError(
+                error.what, on=where, fix="restore that ConfigMap, or reset the cluster and delete it"
+            ) from None
+
+    def _where(self, name: str) -> str:
+        return f"ConfigMap {self._namespace}/{name}"
+
+    def _busy(self, name: str) -> ConflictError:
+        return ConflictError("others keep changing it", on=self._where(name), fix="it will be tried again")
