@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from cloudtaser.bridge.gate import foreign
 from cloudtaser.errors import ProtocolError, RefusedError
+from cloudtaser.openbao.layout import POD_TOKEN_ROLE
 from cloudtaser.wire.strict_json import dump_object, parse_object
 
 MAX_INSPECTED: Final = 16384
@@ -21,7 +22,7 @@ _IDENTIFIER_FORM: Final = re.compile(r"[A-Za-z0-9._/-]{1,4608}", re.ASCII)
 _FIELDS: Final[dict[str, frozenset[str]]] = {
     "auth/token/renew-self": frozenset({"increment", "token"}),
     "auth/token/revoke-self": frozenset({"token"}),
-    "auth/token/create/cloudtaser-pod": frozenset(
+    f"auth/token/create/{POD_TOKEN_ROLE}": frozenset(
         {
             "policies",
             "meta",

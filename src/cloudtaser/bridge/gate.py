@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote_from_bytes
 
+from cloudtaser.openbao.layout import POD_TOKEN_ROLE
 from cloudtaser.wire.names import REVIEWER_PATH
 
 CORRELATION_HEADER: Final = b"x-correlation-id"
@@ -94,7 +95,7 @@ _WRITES: Final = frozenset({b"PUT", b"POST"})
 _READ: Final = frozenset({b"GET"})
 
 # a path that needs no decoding: what RFC 3986 allows in a segment, less `%` and `;`
-_PLAIN_PATH: Final = re.compile(rb"[A-Za-z0-9_.~/@:!$&'()*+,=-]+")
+_PLAIN_PATH: Final = re.compile(rb"[A-Za-z0-9_.~/@:!$&'()*+,=-]*")
 _ESCAPES_ONLY: Final = re.compile(rb"(?:[A-Za-z0-9_.~/@:!$&'()*+,=-]|%[0-9A-Fa-f]{2})+")
 _QUERY: Final = re.compile(rb"(?:[A-Za-z0-9_.~/@:!$'()*+,=&-]|%[0-9A-Fa-f]{2})*")
 _FORBIDDEN_DECODED: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\\%;?#\u2028\u2029]")
@@ -107,7 +108,7 @@ _LISTED: Final = {
     "auth/token/lookup-self": (_READ, Kind.FORWARD),
     "auth/token/renew-self": (_WRITES, Kind.INSPECT),
     "auth/token/revoke-self": (_WRITES, Kind.INSPECT),
-    "auth/token/create/cloudtaser-pod": (_WRITES, Kind.INSPECT),
+    f"auth/token/create/{POD_TOKEN_ROLE}": (_WRITES, Kind.INSPECT),
     "auth/token/revoke-accessor": (_WRITES, Kind.INSPECT),
     "sys/wrapping/unwrap": (_WRITES, Kind.INSPECT),
     "sys/wrapping/lookup": (_WRITES, Kind.INSPECT),

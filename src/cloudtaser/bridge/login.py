@@ -16,13 +16,12 @@ from typing import Any, Final
 from cloudtaser.bridge.gate import token_suffix
 from cloudtaser.bridge.tokens import MAX_TOKEN, KeySet, PodIdentity, Reason, TokenRefused, verify
 from cloudtaser.errors import ProtocolError, RefusedError
+from cloudtaser.openbao.layout import DEFAULT_ROLE, OPERATOR_ROLE
 from cloudtaser.wire.names import operator_audience, pod_audience
 from cloudtaser.wire.strict_json import dump_object, parse_object
 
 MAX_LOGIN: Final = 16384
 MAX_ANSWER: Final = 65536
-DEFAULT_ROLE: Final = "default"
-OPERATOR_ROLE: Final = "cloudtaser-operator"
 
 _ROLE: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,510})", re.ASCII)
 

@@ -193,6 +193,8 @@ def _public_key(entry: dict[str, Any]) -> tuple[PublicKey, frozenset[str]] | Non
 def _by_kind(public: dict[str, Any]) -> tuple[PublicKey, set[str]]:
     match public.get("kty"):
         case "RSA":
+            if len(str(public["n"])) * 6 < MIN_RSA_BITS:
+                raise ValueError("RSA key too short")
             rsa_key = RSAKey.import_key(public)
             number = rsa_key.public_key
             if not isinstance(number, rsa.RSAPublicKey) or number.key_size < MIN_RSA_BITS:

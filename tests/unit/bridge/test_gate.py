@@ -1,0 +1,410 @@
+"""What the gate lets through, and in which words."""
+
+from __future__ import annotations
+
+from urllib.parse import unquote_to_bytes
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from cloudtaser.bridge.gate import Allowed, Kind, Pin, Refused, foreign, judge, shown, token_suffix
+
+PIN = Pin("cloudtaser/aaaaaaaa", "idAAAA")
+OPERATOR = Pin("cloudtaser/aaaaaaaa", "idAAAA", operator=True)
+OWN = b"s.0123456789abcdefghijklmn.idAAAA"
+FOREIGN = b"s.0123456789abcdefghijklmn.idBBBB"
+JWT = b"eyJh.eyJi.c2ln"
+
+Headers = list[tuple[bytes, bytes]]
+
+
+def allowed(method: bytes, target: bytes, headers: Headers | None = None, pin: Pin = PIN) -> Allowed:
+    verdict = judge(method, target, headers or [], pin)
+    assert isinstance(verdict, Allowed), verdict
+    return verdict
+
+
+def refused(method: bytes, target: bytes, headers: Headers | None = None, pin: Pin = PIN) -> Refused:
+    verdict = judge(method, target, headers or [], pin)
+    assert isinstance(verdict, Refused), verdict
+    return verdict
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "kind"),
+    [
+        (b"GET", b"/v1/secret/data/shop/db", Kind.FORWARD),
+        (b"POST", b"/v1/secret/data/shop/db", Kind.FORWARD),
+        (b"PUT", b"/v1/transit/decrypt/key", Kind.FORWARD),
+        (b"PATCH", b"/v1/secret/data/shop/db", Kind.FORWARD),
+        (b"DELETE", b"/v1/secret/data/shop/db", Kind.FORWARD),
+        (b"LIST", b"/v1/secret/metadata/shop", Kind.FORWARD),
+        (b"SCAN", b"/v1/secret/metadata", Kind.FORWARD),
+        (b"GET", b"/v1/database/creds/reader", Kind.FORWARD),
+        (b"GET", b"/v1/secret/data/auth/sys/identity", Kind.FORWARD),
+        (b"POST", b"/v1/auth/jwt/login", Kind.LOGIN),
+        (b"PUT", b"/v1/auth/jwt/login", Kind.LOGIN),
+        (b"GET", b"/v1/auth/token/lookup-self", Kind.FORWARD),
+        (b"PUT", b"/v1/auth/token/renew-self", Kind.INSPECT),
+        (b"PUT", b"/v1/auth/token/revoke-self", Kind.INSPECT),
+        (b"POST", b"/v1/auth/token/create/cloudtaser-pod", Kind.INSPECT),
+        (b"POST", b"/v1/auth/token/revoke-accessor", Kind.INSPECT),
+        (b"PUT", b"/v1/sys/wrapping/unwrap", Kind.INSPECT),
+        (b"POST", b"/v1/sys/wrapping/lookup", Kind.INSPECT),
+        (b"PUT", b"/v1/sys/leases/renew", Kind.INSPECT),
+        (b"PUT", b"/v1/sys/leases/lookup", Kind.INSPECT),
+        (b"POST", b"/v1/sys/capabilities-self", Kind.INSPECT),
+        (b"GET", b"/v1/sys/internal/ui/mounts", Kind.FORWARD),
+        (b"GET", b"/v1/sys/internal/ui/mounts/secret/shop", Kind.FORWARD),
+        (b"GET", b"/v1/sys/health", Kind.HEALTH),
+        (b"GET", b"/v1/sys/health?standbyok=true", Kind.HEALTH),
+        (b"GET", b"/v1/sys/seal-status", Kind.SEAL_STATUS),
+    ],
+)
+def test_what_is_listed_passes_with_its_method_and_path(method: bytes, target: bytes, kind: Kind) -> None:
+    verdict = allowed(method, target, [(b"x-vault-token", OWN)])
+    assert verdict.kind is kind
+    assert verdict.method == method
+    assert verdict.target == target.partition(b"?")[0]
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        b"/v1/sys/mounts",
+        b"/v1/sys/policies/acl/x",
+        b"/v1/sys/namespaces/bbbbbbbb",
+        b"/v1/sys/seal",
+        b"/v1/sys/leases/revoke",
+        b"/v1/sys/leases/renew/database/creds/x/id",
+        b"/v1/sys/tools/random",
+        b"/v1/sys/wrapping/wrap",
+        b"/v1/sys/wrapping/rewrap",
+        b"/v1/sys/raw/core/x",
+        b"/v1/sys/storage/raft/snapshot",
+        b"/v1/sys/internal/ui/namespaces",
+        b"/v1/sys/internal/ui/mountsx",
+        b"/v1/sys/healthx",
+        b"/v1/sys",
+        b"/v1/identity/entity/id/x",
+        b"/v1/cubbyhole/response",
+        b"/v1/pki-tunnel/sign/bridge",
+        b"/v1/pki-pod/issue/bridge-pod",
+        b"/v1/auth/jwt/config",
+        b"/v1/auth/jwt/role/default",
+        b"/v1/auth/jwt/login/x",
+        b"/v1/auth/userpass/login",
+        b"/v1/auth/token/create",
+        b"/v1/auth/token/create-orphan",
+        b"/v1/auth/token/create/other",
+        b"/v1/auth/token/lookup",
+        b"/v1/auth/token/lookup-accessor",
+        b"/v1/auth/token/accessors",
+        b"/v1/auth/login",
+        b"/v1/shared/data/x",
+        b"/v1/cloudtaser/secret/data/x",
+    ],
+)
+@pytest.mark.parametrize("method", [b"GET", b"POST", b"LIST", b"DELETE"])
+def test_what_is_not_listed_is_refused(method: bytes, target: bytes) -> None:
+    assert refused(method, target, [(b"x-vault-token", OWN)]).status in (403, 404, 405)
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        (b"/v1/secret/../sys/mounts", "path_segments"),
+        (b"/v1/secret/./x", "path_segments"),
+        (b"/v1//sys/mounts", "path_segments"),
+        (b"/v1/secret//x", "path_segments"),
+        (b"/v1/secret/x/", "path_segments"),
+        (b"/v1/", "path_segments"),
+        (b"/v1//", "path_segments"),
+        (b"/v1/secret/%2e%2e/sys/mounts", "path_segments"),
+        (b"/v1/secret/%2E%2E%2Fsys/mounts", "path_segments"),
+        (b"/v1/secret/.%2e/x", "path_segments"),
+        (b"/v1/secret%2F%2Fx", "path_segments"),
+        (b"/v1/secret/%252e%252e/sys", "path_characters"),
+        (b"/v1/secret/%00", "path_characters"),
+        (b"/v1/secret/a%0ab", "path_characters"),
+        (b"/v1/secret/a%7Fb", "path_characters"),
+        (b"/v1/secret/a%c2%85b", "path_characters"),
+        (b"/v1/secret/a%5c..%5cb", "path_characters"),
+        (b"/v1/secret/a%3Bb", "path_characters"),
+        (b"/v1/secret/a%3Flist=true", "path_characters"),
+        (b"/v1/secret/a%23b", "path_characters"),
+        (b"/v1/secret/%ff%fe", "path_not_utf8"),
+        (b"/v1/secret/%c0%ae%c0%ae/x", "path_not_utf8"),
+        (b"/v1/secret/a;b", "path_bytes"),
+        (b"/v1/secret/a#b", "path_bytes"),
+        (b"/v1/secret/a\\b", "path_bytes"),
+        (b"/v1/secret/\xc3\xa9", "path_bytes"),
+        (b"/v1/secret/%zz", "path_bytes"),
+        (b"/v1/secret/%2", "path_bytes"),
+        (b"/v1/secret/a b", "path_bytes"),
+        (b"/v2/secret/x", "not_v1"),
+        (b"/ui/", "not_v1"),
+        (b"v1/secret/x", "not_v1"),
+        (b"http://openbao/v1/secret/x", "not_v1"),
+        (b"*", "not_v1"),
+        (b"", "not_v1"),
+        (b"/V1/secret/x", "not_v1"),
+        (b"/v1/secret/" + b"a" * 5000, "target_too_long"),
+    ],
+)
+def test_a_path_that_could_be_read_in_two_ways_is_refused(target: bytes, reason: str) -> None:
+    assert refused(b"GET", target).reason == reason
+
+
+def test_an_encoded_slash_is_judged_and_sent_as_the_slash_that_openbao_reads() -> None:
+    assert refused(b"GET", b"/v1/sys%2Fmounts").reason == "not_listed"
+    assert refused(b"GET", b"/v1/%73ys/mounts").reason == "not_listed"
+    assert allowed(b"GET", b"/v1/secret%2Fdata%2fx").target == b"/v1/secret/data/x"
+
+
+def test_the_path_is_encoded_anew() -> None:
+    assert allowed(b"GET", b"/v1/secret/data/%C3%A9%20%41").target == b"/v1/secret/data/%C3%A9%20A"
+
+
+def test_a_directory_may_be_written_with_its_slash_where_it_is_listed() -> None:
+    assert allowed(b"LIST", b"/v1/secret/metadata/shop/").target == b"/v1/secret/metadata/shop"
+    assert refused(b"LIST", b"/v1/secret/metadata//").reason == "path_segments"
+    assert refused(b"LIST", b"/v1/sys/").reason == "not_listed"
+
+
+@pytest.mark.parametrize(
+    "method", [b"HEAD", b"OPTIONS", b"TRACE", b"CONNECT", b"get", b"PURGE", b"", b"GET "]
+)
+def test_other_methods_are_refused(method: bytes) -> None:
+    verdict = refused(method, b"/v1/secret/data/x")
+    assert (verdict.status, verdict.reason) == (405, "method")
+
+
+@pytest.mark.parametrize(
+    "target", [b"/v1/sys/wrapping/unwrap", b"/v1/auth/jwt/login", b"/v1/sys/leases/renew"]
+)
+@pytest.mark.parametrize("method", [b"GET", b"LIST", b"DELETE", b"PATCH"])
+def test_listed_calls_take_their_own_method_only(method: bytes, target: bytes) -> None:
+    assert refused(method, target).status == 405
+
+
+def test_list_and_scan_queries_are_the_methods_in_other_words() -> None:
+    assert allowed(b"GET", b"/v1/secret/metadata/?list=true").method == b"LIST"
+    assert allowed(b"GET", b"/v1/secret/metadata?scan=1&after=a%2Fb&limit=5").method == b"SCAN"
+    assert (
+        allowed(b"GET", b"/v1/secret/metadata?scan=1&after=a%2Fb").target
+        == b"/v1/secret/metadata?after=a%2Fb"
+    )
+    assert allowed(b"LIST", b"/v1/secret/metadata?list=true").method == b"LIST"
+    assert allowed(b"GET", b"/v1/secret/data/x?list=false").method == b"GET"
+    assert refused(b"GET", b"/v1/sys/internal/ui/mounts?list=true").status == 405
+    assert refused(b"GET", b"/v1/auth/token/accessors?list=true").reason == "not_listed"
+    for query in (b"list=true&scan=true", b"list=yes", b"list=", b"list=true&list=false", b"list=TRUE"):
+        assert refused(b"GET", b"/v1/secret/metadata?" + query).status == 400
+    assert refused(b"POST", b"/v1/secret/metadata?list=true").reason == "query_listing"
+    assert refused(b"SCAN", b"/v1/secret/metadata?list=true").reason == "query_listing"
+
+
+def test_queries_are_written_anew_and_only_plain_ones() -> None:
+    assert allowed(b"GET", b"/v1/secret/data/x?version=3").target == b"/v1/secret/data/x?version=3"
+    assert allowed(b"GET", b"/v1/secret/data/x?").target == b"/v1/secret/data/x"
+    assert allowed(b"GET", b"/v1/kv/x?a=b+c&&d=e%26f").target == b"/v1/kv/x?a=b%20c&d=e%26f"
+    for query in (b"help=1", b"namespace=cloudtaser/bbbbbbbb", b"Namespace=x", b"%6eamespace=x"):
+        assert refused(b"GET", b"/v1/secret/data/x?" + query).reason == "query_refused"
+    for query in (b"a=1;b=2", b"a=\xff", b"a=%zz", b"a=#"):
+        assert refused(b"GET", b"/v1/secret/data/x?" + query).reason == "query_bytes"
+    assert refused(b"GET", b"/v1/secret/data/x?a=%0d%0a").reason == "query_characters"
+    assert refused(b"GET", b"/v1/secret/data/x?a=1&%61=2").reason == "query_duplicate"
+    assert refused(b"GET", b"/v1/secret/data/x?token=" + OWN).reason == "token_in_query"
+    assert refused(b"GET", b"/v1/sys/internal/ui/mounts?x=1").reason == "query_refused"
+    assert refused(b"GET", b"/v1/secret/data/x?" + b"&".join(b"a%d=1" % i for i in range(40))).status == 400
+
+
+def test_only_listed_headers_are_written_and_the_namespace_is_the_tunnels() -> None:
+    sent = [
+        (b"host", b"evil"),
+        (b"x-vault-namespace", b"cloudtaser/bbbbbbbb"),
+        (b"x-vault-namespace", b"../bbbbbbbb"),
+        (b"x-vault-token", OWN),
+        (b"x-vault-wrap-ttl", b"5m"),
+        (b"x-vault-wrap-format", b"jwt"),
+        (b"x-vault-inline-auth-path", b"auth/jwt/login"),
+        (b"x-vault-no-request-forwarding", b"true"),
+        (b"x-forwarded-for", b"127.0.0.1"),
+        (b"content-type", b"application/json"),
+        (b"content-length", b"7"),
+        (b"transfer-encoding", b"chunked"),
+        (b"accept", b"application/json"),
+        (b"cookie", b"a=b"),
+        (b"connection", b"x-vault-namespace"),
+        (b"x-correlation-id", b"4bf92f35"),
+    ]
+    headers = allowed(b"GET", b"/v1/secret/data/x", sent).headers
+    assert sorted(headers) == [
+        (b"accept", b"application/json"),
+        (b"content-type", b"application/json"),
+        (b"x-correlation-id", b"4bf92f35"),
+        (b"x-vault-namespace", b"cloudtaser/aaaaaaaa"),
+        (b"x-vault-request", b"true"),
+        (b"x-vault-token", OWN),
+        (b"x-vault-wrap-ttl", b"5m"),
+    ]
+
+
+def test_a_bearer_token_becomes_the_vault_token() -> None:
+    headers = allowed(b"GET", b"/v1/secret/data/x", [(b"authorization", b"bearer " + OWN)]).headers
+    assert (b"x-vault-token", OWN) in headers
+    assert all(name != b"authorization" for name, _ in headers)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [(b"x-vault-token", OWN), (b"x-vault-token", OWN)],
+        [(b"x-vault-token", OWN), (b"authorization", b"Bearer " + OWN)],
+        [(b"authorization", b"Basic abc")],
+        [(b"authorization", b"Bearer " + OWN + b" x")],
+        [(b"x-vault-wrap-ttl", b"5m"), (b"x-vault-wrap-ttl", b"6m")],
+        [(b"x-vault-wrap-ttl", b"-1")],
+        [(b"content-type", b"a\tb")],
+        [(b"x-correlation-id", b"a b")],
+        [(b"accept", b"\xff")],
+    ],
+)
+def test_ambiguous_or_odd_headers_are_refused(headers: Headers) -> None:
+    assert refused(b"GET", b"/v1/secret/data/x", headers).status == 400
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        FOREIGN,
+        b"s.0123456789abcdefghijklmn",
+        b"root",
+        b"b.AAAAAQLZ96awLtgNnN6HDW7sCAKClWaQRfhtcPIA.idBBBB",
+        b"s.x.idBBBB.idAAAA",
+        b"s.x.idAAAA.idBBBB",
+        b"s.x.idAAAA.",
+        b"s..idAAAA",
+        b".idAAAA",
+        b"s.x/y.idAAAA",
+        b"s.x.idaaaa",
+        JWT,
+        b"eyJh.eyJi.idAAAA",
+        b"s.\xff.idAAAA",
+        b"s.x.idAAAA\r\nx: y",
+    ],
+)
+@pytest.mark.parametrize("header", ["token", "bearer"])
+def test_a_token_of_any_other_space_is_refused(token: bytes, header: str) -> None:
+    given_header = (b"x-vault-token", token) if header == "token" else (b"authorization", b"Bearer " + token)
+    verdict = refused(b"GET", b"/v1/secret/data/x", [given_header])
+    assert verdict.status in (400, 403)
+    assert token.decode("latin-1") not in verdict.message
+
+
+def test_a_token_before_the_spaces_id_is_known_is_marked_unproven() -> None:
+    pin = Pin("cloudtaser/aaaaaaaa", None)
+    assert allowed(b"GET", b"/v1/secret/data/x", [(b"x-vault-token", OWN)], pin).unproven
+    assert not allowed(b"GET", b"/v1/secret/data/x", [], pin).unproven
+    assert not allowed(b"POST", b"/v1/auth/jwt/login", [(b"x-vault-token", OWN)], pin).unproven
+    assert refused(b"GET", b"/v1/secret/data/x", [(b"x-vault-token", b"root")], pin).reason == "token_form"
+
+
+def test_a_login_carries_no_token_on_and_its_body_is_the_bridges() -> None:
+    sent = [(b"x-vault-token", FOREIGN), (b"content-type", b"application/x-www-form-urlencoded")]
+    headers = allowed(b"POST", b"/v1/auth/jwt/login", sent).headers
+    assert (b"content-type", b"application/json") in headers
+    assert all(name != b"x-vault-token" for name, _ in headers)
+
+
+def test_logins_are_let_through_at_declared_mounts_only() -> None:
+    pin = Pin("n", "i", login_mounts=frozenset({"kubernetes", "team/jwt"}))
+    assert allowed(b"POST", b"/v1/auth/kubernetes/login", pin=pin).kind is Kind.LOGIN
+    assert allowed(b"POST", b"/v1/auth/team/jwt/login", pin=pin).kind is Kind.LOGIN
+    assert refused(b"POST", b"/v1/auth/jwt/login", pin=pin).reason == "not_listed"
+
+
+def test_the_reviewers_token_is_taken_on_operator_streams_alone() -> None:
+    sent = [(b"authorization", b"Bearer " + JWT)]
+    verdict = allowed(b"PUT", b"/v1/cloudtaser/reviewer", sent, OPERATOR)
+    assert (verdict.kind, verdict.token) == (Kind.REVIEWER, JWT.decode())
+    assert all(JWT not in value for _, value in verdict.headers)
+    assert refused(b"PUT", b"/v1/cloudtaser/reviewer", sent).status == 404
+    assert refused(b"GET", b"/v1/cloudtaser/reviewer", sent, OPERATOR).status == 404
+    assert refused(b"GET", b"/v1/cloudtaser/data/system/x", sent, OPERATOR).status == 404
+
+
+def test_shared_is_refused_with_the_way_out() -> None:
+    assert "copy the secret" in refused(b"GET", b"/v1/shared/data/x").message
+
+
+def test_foreign_reads_identifiers_as_openbao_does() -> None:
+    assert not foreign("pki/issue/r/dwJV.idAAAA", "idAAAA")
+    assert not foreign("s.x.idAAAA", "idAAAA")
+    for other in (
+        "pki/issue/r/dwJV.idBBBB",
+        "pki/issue.idAAAA/r/dwJV",
+        "dwJV",
+        "",
+        ".idAAAA",
+        "x.idAAAA/",
+        "x.",
+    ):
+        assert foreign(other, "idAAAA")
+    assert token_suffix("s.x.idAAAA") == "idAAAA"
+    assert token_suffix("root") == ""
+
+
+def test_a_path_in_a_message_is_printable_and_short() -> None:
+    assert shown("a\x1b[31mb") == "/v1/a?[31mb"
+    assert len(shown("x" * 999)) < 220
+
+
+TARGETS = st.one_of(
+    st.binary(max_size=60).map(lambda raw: b"/v1/" + raw),
+    st.lists(
+        st.sampled_from(
+            b"secret data sys auth .. . %2e %2f %25 %00 x ?".split(b" ")
+            + b"list=true cubbyhole identity %73ys \\ \xff %c3%a9 ;".split(b" ")
+            + [b""]
+        ),
+        max_size=8,
+    ).flatmap(
+        lambda parts: st.sampled_from([b"/", b"", b"%2F"]).map(lambda glue: b"/v1/" + glue.join(parts))
+    ),
+)
+HEADER_NAMES = st.sampled_from([b"x-vault-namespace", b"x-vault-token", b"authorization", b"accept", b"host"])
+
+
+@given(
+    st.sampled_from([b"GET", b"LIST", b"POST", b"DELETE"]),
+    TARGETS,
+    st.lists(st.tuples(HEADER_NAMES, st.binary(max_size=40)), max_size=5),
+)
+@example(b"GET", b"/v1/secret/%2e%2e/x", [])
+def test_whatever_comes_in_what_goes_out_has_one_reading(
+    method: bytes, target: bytes, headers: Headers
+) -> None:
+    verdict = judge(method, target, headers, PIN)
+    if isinstance(verdict, Refused):
+        assert verdict.status >= 400
+        return
+    path, _, query = verdict.target.partition(b"?")
+    assert path.startswith(b"/v1/")
+    assert all(0x20 < byte < 0x7F for byte in verdict.target)
+    decoded = unquote_to_bytes(path)
+    assert decoded.decode() == "/v1/" + verdict.path
+    segments = decoded[4:].split(b"/")
+    assert not {b"", b".", b".."} & set(segments)
+    assert not set(decoded) & set(b"%\\;?#\x00\r\n\x7f")
+    if segments[0] in (b"sys", b"auth", b"identity", b"cubbyhole"):
+        assert verdict.path in ("sys/health", "sys/seal-status") or verdict.kind is not Kind.FORWARD
+    assert b"list" not in [pair.partition(b"=")[0] for pair in query.split(b"&")]
+    names = [name for name, _ in verdict.headers]
+    assert len(names) == len(set(names))
+    assert dict(verdict.headers)[b"x-vault-namespace"] == b"cloudtaser/aaaaaaaa"
+    assert all(b"\r" not in value and b"\n" not in value for _, value in verdict.headers)
+    if token := dict(verdict.headers).get(b"x-vault-token"):
+        assert token.endswith(b".idAAAA")
