@@ -147,6 +147,10 @@ class StandInApiServer:
         found = self._config_maps.get((namespace, name))
         return {} if found is None else dict(found["data"])
 
+    def put_config_map(self, namespace: str, name: str, data: dict[str, str]) -> None:
+        """Store a ConfigMap, as somebody with the right to would."""
+        self._stored(namespace, {"metadata": {"name": name}, "data": data})
+
     def _account_uid(self, namespace: str, name: str) -> str:
         return self._account_uids.setdefault((namespace, name), str(uuid.uuid4()))
 

@@ -32,6 +32,7 @@ _TOKEN_SECONDS = 600
 _TOKEN_REFRESH = 300.0
 _PROBE_TIMEOUT = 1.0
 BEACON_NAME = "beacon.demo.internal"
+TUNNELS_METRIC = "cloudtaser_broker_tunnels"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,20 @@ class CommandResult:
     def json(self) -> Any:
         """Its standard output, parsed."""
         return json.loads(self.output)
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorPorts:
+    """Where one replica listens on loopback."""
+
+    broker: int
+    probes: int
+    metrics: int
+
+    @classmethod
+    def free(cls) -> OperatorPorts:
+        """Three ports that nobody uses."""
+        return cls(free_port(), free_port(), free_port())
 
 
 @dataclass(slots=True)
@@ -75,7 +90,7 @@ class Chain:
         self.openbao = OpenBaoServer(self.directory / "openbao")
         self.apiserver = StandInApiServer(self.directory / "apiserver", self.fingerprint)
         self.beacon_port, self.beacon_metrics_port = free_port(), free_port()
-        self.broker_port, self.probe_port, self.operator_metrics_port = free_port(), free_port(), free_port()
+        self.ports = OperatorPorts.free()
         self.bridge_socket = self.directory / "bridge.sock"
         self._beacon_files = write_server_certificate(
             self.directory / "beacon", "beacon", ["127.0.0.1", "localhost", BEACON_NAME]
@@ -83,15 +98,15 @@ class Chain:
         self._parts: list[PartProcess] = []
         self._pods: list[Pod] = []
         self._kubelet: asyncio.Task[None] | None = None
-        self._bridges = 0
+        self._bridges, self._operators = 0, 1
         self.beacon = self._part("beacon", self._beacon_command())
-        self.operator = self._part("operator", self._operator_command())
+        self.operator = self._part("operator", [])
         self.bridge: PartProcess | None = None
 
     @property
     def broker_address(self) -> str:
         """`host:port` at which pods reach the broker."""
-        return f"127.0.0.1:{self.broker_port}"
+        return f"127.0.0.1:{self.ports.broker}"
 
     @property
     def beacon_address(self) -> str:
@@ -161,8 +176,8 @@ class Chain:
     async def start_apiserver(self) -> None:
         """Start the stand-in API server, and the kubelet's part of keeping token files fresh."""
         await self.apiserver.start()
-        # the operator's command names its files, which exist from now on
-        self.operator.arguments = self._operator_command()
+        # the operator's command names the API server's files, which exist from now on
+        self.operator.arguments = self._operator_command(self.ports, self.apiserver)
         if self._kubelet is None:
             self._kubelet = asyncio.get_running_loop().create_task(self._refresh_tokens())
 
@@ -171,6 +186,15 @@ class Chain:
         self.operator.start()
         if wait:
             await self.operator.wait_until(self.tunnel_is_up, "connected to a bridge")
+
+    def new_operator(
+        self, *arguments: str, apiserver: StandInApiServer | None = None
+    ) -> tuple[PartProcess, OperatorPorts]:
+        """Another replica, not started; with an API server of its own it is somebody else's cluster."""
+        self._operators += 1
+        ports = OperatorPorts.free()
+        command = [*self._operator_command(ports, apiserver or self.apiserver), *arguments]
+        return self._part(f"operator-{self._operators}", command), ports
 
     async def start(self) -> None:
         """Everything, in the order in which a newcomer would."""
@@ -181,11 +205,12 @@ class Chain:
 
     async def tunnel_is_up(self) -> bool:
         """Whether the broker holds a tunnel to a bridge."""
-        return await self.metric("cloudtaser_broker_tunnels") > 0
+        return await self.tunnels() > 0
 
-    async def metric(self, name: str) -> float:
-        """A gauge or counter of the operator, summed over its labels; 0 when it does not answer."""
-        return sum_metric(await fetch(self.operator_metrics_port, "/metrics"), name)
+    async def tunnels(self, ports: OperatorPorts | None = None) -> int:
+        """How many tunnels a replica holds (the first one unless told); 0 when it does not answer."""
+        exposition = await fetch((ports or self.ports).metrics, "/metrics")
+        return int(sum_metric(exposition, TUNNELS_METRIC))
 
     def pod_ca(self) -> str:
         """The pod CA (PEM) as the webhook would inject it, from ConfigMap `cloudtaser-ca`."""
@@ -234,13 +259,13 @@ class Chain:
         command += ["--metrics-addr", f"127.0.0.1:{self.beacon_metrics_port}"]
         return [*self._recorder("beacon", "cloudtaser-beacon"), *command]
 
-    def _operator_command(self) -> list[str]:
-        command = ["--standalone", "--fingerprint", self.fingerprint, "--apiserver", self.apiserver.url]
-        command += ["--apiserver-ca", str(self.apiserver.ca_file)]
-        command += ["--apiserver-token-file", str(self.apiserver.operator_token_file)]
-        command += ["--listen", self.broker_address, "--beacon-address", self.beacon_address]
-        command += ["--beacon-ca", str(self.beacon_ca), "--probe-addr", f"127.0.0.1:{self.probe_port}"]
-        command += ["--metrics-addr", f"127.0.0.1:{self.operator_metrics_port}"]
+    def _operator_command(self, ports: OperatorPorts, apiserver: StandInApiServer) -> list[str]:
+        command = ["--standalone", "--fingerprint", self.fingerprint, "--apiserver", apiserver.url]
+        command += ["--apiserver-ca", str(apiserver.ca_file)]
+        command += ["--apiserver-token-file", str(apiserver.operator_token_file)]
+        command += ["--listen", f"127.0.0.1:{ports.broker}", "--beacon-address", self.beacon_address]
+        command += ["--beacon-ca", str(self.beacon_ca), "--probe-addr", f"127.0.0.1:{ports.probes}"]
+        command += ["--metrics-addr", f"127.0.0.1:{ports.metrics}"]
         return [*self._recorder("operator", "cloudtaser-operator"), *command]
 
     def _recorder(self, part: str, name: str) -> list[str]:

@@ -34,7 +34,7 @@ class Story:
 
     @contextlib.contextmanager
     def step(self, title: str) -> Iterator[None]:
-        """Something that takes time: a spinner while it lasts (on a terminal), then a line with its seconds."""
+        """Something that takes time: a spinner on a terminal, then a line with its seconds."""
         began = time.monotonic()
         if self._console.is_terminal:
             with self._console.status(escape(title)):

@@ -1,0 +1,327 @@
+"""`make demo`: a secret reaches an unchanged program through the whole chain, on one machine.
+
+Started by `python -m cloudtaser.demo` and by `cloudtaser-cli demo`. Every part is a real process; the one
+stand-in is the API server. Cleans up on Ctrl-C, on an error and at the end; `--keep` leaves it running.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import secrets
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+
+from cloudtaser.demo import setup
+from cloudtaser.demo.chain import Chain, Pod
+from cloudtaser.demo.postgres import PostgresServer
+from cloudtaser.demo.process import PartProcess
+from cloudtaser.demo.search import forms, occurrences
+from cloudtaser.demo.story import Story
+from cloudtaser.demo.timing import time_hops
+from cloudtaser.errors import CloudtaserError, UnavailableError
+from cloudtaser.wire.hashes import short_fingerprint
+
+NAMESPACE = "shop"
+SERVICE_ACCOUNT = "web"
+_SECRET_PATH = "shop/config"  # noqa: S105  # where it lies, not what it is
+_PATHS = f"secret/data/{_SECRET_PATH},{setup.DATABASE_MOUNT}/creds/{setup.DATABASE_ROLE}"
+_ENV_MAP = "api_key=API_KEY;username=PGUSER,password=PGPASSWORD"
+_LINE_TIMEOUT = 60.0
+_POLL = 0.02
+_SHOWN_BYTES = 24
+
+
+class Demo:
+    """One run of the demo."""
+
+    def __init__(self, story: Story) -> None:
+        self.story = story
+        self.chain = Chain(record=True)
+        self.postgres = PostgresServer(self.chain.directory / "postgres")
+        self.api_key = f"key-{secrets.token_hex(12)}"
+        self.seen: dict[str, bytes] = {}
+        self.pod: Pod
+        self.application: PartProcess
+
+    async def run(self) -> None:
+        """All chapters, in order."""
+        await self.start_servers()
+        await self.register()
+        await self.fill()
+        await self.connect()
+        await self.deliver()
+        await self.rotate()
+        await self.look_at_beacon()
+        await self.lose_beacon()
+        await self.show_times()
+
+    async def start_servers(self) -> None:
+        self.story.chapter("Your EU site: OpenBao, and a database it makes accounts for")
+        with self.story.step("a real OpenBao (Raft, TLS, unseals itself) and a real PostgreSQL"):
+            await asyncio.gather(self.chain.start_openbao(), asyncio.to_thread(self.postgres.start))
+        self.story.say(
+            f"OpenBao listens at {self.chain.openbao.address}; nothing outside will ever connect to it"
+        )
+
+    async def register(self) -> None:
+        self.story.chapter("Register the cluster: one value crosses from the cluster's side, its fingerprint")
+        self.story.command(f"cloudtaser-cli source register --fingerprint {self.chain.fingerprint}")
+        with self.story.step("space, two CAs, login and policies made in OpenBao"):
+            result = await self.chain.register()
+        self.story.quote(
+            [f"{name}: {result[name]}" for name in ("info_hash", "bridge_pin") if name in result]
+        )
+
+    async def fill(self) -> None:
+        self.story.chapter("Put secrets in, and say who may read them")
+        async with setup.administrator(self.chain) as client:
+            self.story.command(f"bao kv put secret/{_SECRET_PATH} api_key={self.api_key[:7]}…")
+            await setup.write_secret(client, _SECRET_PATH, {"api_key": self.api_key})
+            await setup.offer_database(client, self.postgres)
+        path = f"{setup.DATABASE_MOUNT}/creds/{setup.DATABASE_ROLE}"
+        grant = ["source", "allow", self.chain.fingerprint, "--namespace", NAMESPACE]
+        grant += ["--serviceaccount", SERVICE_ACCOUNT, "--path", path]
+        self.story.command(f"cloudtaser-cli {' '.join(grant)}")
+        with self.story.step("granted; what lies under secret/data/<namespace>/ needs no grant"):
+            await self.chain.cli(*grant)
+
+    async def connect(self) -> None:
+        self.story.chapter("Connect: both sides dial out to the beacon and find each other by hash")
+        with self.story.step("beacon, bridge and the stand-in API server are up"):
+            await asyncio.gather(
+                self.chain.start_beacon(), self.chain.start_bridge(), self.chain.start_apiserver()
+            )
+        with self.story.step("the operator bootstrapped itself from the fingerprint and has a tunnel"):
+            await self.chain.start_operator()
+        self.story.say("no key, token or certificate was configured on the cluster's side")
+
+    async def deliver(self) -> None:
+        self.story.chapter("Start an unchanged program under the wrapper")
+        self.pod = self.chain.pod(NAMESPACE, SERVICE_ACCOUNT)
+        script = self.chain.directory / "application.sh"
+        source = resources.files("cloudtaser.demo") / "files" / "application.sh"
+        await asyncio.to_thread(script.write_bytes, source.read_bytes())
+        environment = {
+            "CLOUDTASER_SECRET_PATHS": _PATHS,
+            "CLOUDTASER_ENV_MAP": _ENV_MAP,
+            "CLOUDTASER_ROTATION_INTERVAL": "1",
+            "PGHOST": "127.0.0.1",
+            "PGPORT": str(self.postgres.port),
+            "PGDATABASE": "app",
+            "PATH": _path(),
+        }
+        self.application = self.chain.wrap(self.pod, ["/bin/sh", str(script)], environment)
+        self.story.command("cloudtaser-wrapper -- /bin/sh application.sh")
+        with self.story.step("it runs, and logged in to PostgreSQL"):
+            self.application.start()
+            await self.line("PostgreSQL says", count=1)
+        self.story.quote(self.lines())
+
+    async def rotate(self) -> None:
+        self.story.chapter("Rotate a secret: the program is restarted with the new value")
+        before = self.api_key
+        self.api_key = f"new-{secrets.token_hex(12)}"
+        shown = len(self.lines())
+        self.story.command(f"bao kv put secret/{_SECRET_PATH} api_key={self.api_key[:7]}…")
+        async with setup.administrator(self.chain) as client:
+            await setup.write_secret(client, _SECRET_PATH, {"api_key": self.api_key})
+        with self.story.step("the wrapper saw the new version and restarted the program"):
+            await self.line("PostgreSQL says", count=2)
+        self.story.quote(self.lines()[shown:])
+        self.seen = {"the first API key": before.encode(), "the second API key": self.api_key.encode()}
+
+    async def look_at_beacon(self) -> None:
+        self.story.chapter("What the beacon saw")
+        crossed = await asyncio.to_thread(_read_all, self.chain.records)
+        if not crossed:
+            raise UnavailableError("the beacon recorded nothing", on=str(self.chain.records))
+        first, last = crossed[: 2 * _SHOWN_BYTES], crossed[-2 * _SHOWN_BYTES :]
+        lines = [_hex(first[:_SHOWN_BYTES]), _hex(first[_SHOWN_BYTES:]), "…"]
+        self.story.quote([*lines, _hex(last[:_SHOWN_BYTES]), _hex(last[_SHOWN_BYTES:])])
+        token = (await asyncio.to_thread(self.pod.token_file.read_bytes)).strip()
+        wanted = self.seen | {"the pod's token": token, "the database password": self.database_password()}
+        found = occurrences(crossed, wanted)
+        tried = sum(len(forms(secret)) for secret in wanted.values())
+        self.story.say(
+            f"searched {len(crossed):,} bytes for {', '.join(wanted)}, {tried} forms in all "
+            f"(raw, hex, base64, JSON, …): {len(found)} found"
+        )
+        if found:
+            raise CloudtaserError("the beacon could read a secret", on="; ".join(found))
+
+    def database_password(self) -> bytes:
+        """Of the running program, read from its own environment as only root or its owner can."""
+        for child in (
+            Path(f"/proc/{self.application.pid}/task/{self.application.pid}/children").read_text().split()
+        ):
+            variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+            for variable in variables:
+                if variable.startswith(b"PGPASSWORD="):
+                    return variable.partition(b"=")[2]
+        raise UnavailableError("the program is not running", on=self.application.last_lines())
+
+    async def lose_beacon(self) -> None:
+        self.story.chapter("Kill the beacon: the program runs on, the chain comes back by itself")
+        await self.chain.beacon.kill()
+        self.story.say("beacon killed with SIGKILL; the program did not notice")
+        with self.story.step("beacon started again, both sides found each other, a new pod got its secret"):
+            await self.chain.start_beacon()
+            await self.one_shot()
+
+    async def one_shot(self) -> None:
+        """A second pod that only prints how long its secret is."""
+        pod = self.chain.pod(NAMESPACE)
+        environment = {"CLOUDTASER_SECRET_PATHS": f"secret/data/{_SECRET_PATH}"}
+        environment |= {"CLOUDTASER_ENV_MAP": "api_key=API_KEY", "PATH": _path()}
+        part = self.chain.wrap(pod, ["/bin/sh", "-c", 'echo "got ${#API_KEY} letters"'], environment)
+        part.start()
+        await _line(part, f"got {len(self.api_key)} letters", count=1)
+
+    async def show_times(self) -> None:
+        self.story.chapter("How long each hop takes")
+        with self.story.step("20 reads at each place, medians"):
+            hops = await time_hops(self.chain, self.chain.pod(NAMESPACE), f"secret/data/{_SECRET_PATH}")
+        self.story.table([(hop.name, f"{hop.seconds * 1000:.1f} ms", hop.remark) for hop in hops])
+
+    async def line(self, text: str, *, count: int) -> None:
+        """Wait until the application's log holds `text` that many times."""
+        await _line(self.application, text, count=count)
+
+    def lines(self) -> list[str]:
+        """What the application itself printed (the wrapper's own lines are JSON)."""
+        text = self.application.log.read_text(errors="replace")
+        return [line for line in text.splitlines() if not line.startswith("{")]
+
+    def leave_running(self) -> None:
+        """Say how to try it by hand."""
+        chain = self.chain
+        self.story.chapter("Left running; Ctrl-C ends it")
+        admin = chain.directory / "admin.env"
+        admin.touch(mode=0o600)
+        admin.write_text(
+            "".join(f"export {name}='{value}'\n" for name, value in chain.admin_environment.items())
+        )
+        pod_ca = chain.directory / "pod-ca.crt"
+        pod_ca.write_text(chain.pod_ca())
+        self.story.say("as OpenBao's administrator:")
+        self.story.command(f". {admin}; bao status; cloudtaser-cli source show {chain.fingerprint}")
+        space = f"cloudtaser/{short_fingerprint(chain.fingerprint)}"
+        self.story.command(f"bao kv put -namespace={space} -mount=secret {_SECRET_PATH} api_key=yours")
+        self.story.say("as a pod, through broker, beacon and bridge, with the unmodified client:")
+        self.story.command(
+            f"export BAO_ADDR=https://{chain.broker_address} BAO_CACERT={pod_ca} "
+            "BAO_TLS_SERVER_NAME=bridge.cloudtaser.internal"
+        )
+        login = f"bao write -field=token auth/jwt/login role=default jwt=@{self.pod.token_file}"
+        self.story.command(f"export BAO_TOKEN=$({login})")
+        self.story.command(f"bao read secret/data/{_SECRET_PATH}")
+        self.story.say(f"logs are in {chain.logs}")
+
+    async def close(self) -> None:
+        """End everything that was started, and remove its files."""
+        await self.chain.close(keep_files=True)
+        await asyncio.to_thread(self.postgres.stop)
+        await asyncio.to_thread(shutil.rmtree, self.chain.directory, True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="cloudtaser-cli demo",
+        description="The whole chain on this machine, with a real OpenBao and PostgreSQL.",
+    )
+    parser.add_argument(
+        "--keep", action="store_true", help="leave everything running, with the addresses to try"
+    )
+    options = parser.parse_args(arguments)
+    story = Story()
+    try:
+        return asyncio.run(_run(story, keep=options.keep))
+    except CloudtaserError as error:
+        story.problem(error.diagnostic())
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+async def _run(story: Story, *, keep: bool) -> int:
+    demo = Demo(story)
+    task = asyncio.current_task()
+    with _interruptible(task):
+        try:
+            await demo.run()
+            story.say("")
+            story.say(f"done in {story.elapsed:.0f} s")
+            if keep:
+                demo.leave_running()
+                await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            story.say("interrupted")
+            return 0 if keep else 130
+        except CloudtaserError:
+            story.say(f"logs are kept in {_keep_logs(demo.chain.logs)}")
+            raise
+        finally:
+            began = time.monotonic()
+            await demo.close()
+            story.say(f"everything that was started is gone ({time.monotonic() - began:.1f} s)")
+    return 0
+
+
+@contextlib.contextmanager
+def _interruptible(task: asyncio.Task[int] | None) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM ends the demo in order; while it cleans up, further ones have no effect."""
+    loop = asyncio.get_running_loop()
+    interrupted = False
+
+    def interrupt() -> None:
+        nonlocal interrupted
+        if task is not None and not interrupted:
+            interrupted = True
+            task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+async def _line(part: PartProcess, text: str, *, count: int) -> None:
+    deadline = time.monotonic() + _LINE_TIMEOUT
+    while (await asyncio.to_thread(part.log.read_text, errors="replace")).count(text) < count:
+        if time.monotonic() > deadline:
+            raise UnavailableError(f"{part.name} did not print what it should", on=part.last_lines())
+        await asyncio.sleep(_POLL)
+
+
+def _keep_logs(logs: Path) -> Path:
+    kept = Path(".cache") / "demo-logs"
+    shutil.rmtree(kept, ignore_errors=True)
+    shutil.copytree(logs, kept)
+    return kept
+
+
+def _read_all(directory: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in sorted(directory.glob("beacon*")))
+
+
+def _hex(data: bytes) -> str:
+    return data.hex(" ")
+
+
+def _path() -> str:
+    return "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

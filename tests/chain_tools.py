@@ -1,0 +1,67 @@
+"""What the tests of the whole chain share: running a program under the wrapper, and a pod's plain client."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+from cloudtaser.demo.chain import Chain, CommandResult, Pod, program, run_command
+from cloudtaser.demo.timing import PodClient
+
+PATH = "/usr/local/bin:/usr/bin:/bin"
+
+
+async def run_wrapped(
+    pod: Pod, command: list[str], environment: dict[str, str], *, timeout: float = 60.0
+) -> CommandResult:
+    """`command` under the wrapper with only the pod's variables; what it printed and how it ended."""
+    clean = {"PATH": PATH} | pod.environment | environment
+    wrapped = ["/usr/bin/env", "-i", *(f"{name}={value}" for name, value in clean.items())]
+    arguments = [*wrapped, program("cloudtaser-wrapper"), "--", *command]
+    return await run_command(arguments, {}, check=False, timeout=timeout)
+
+
+async def delivered(
+    chain: Chain, paths: str, env_map: str = "", *, namespace: str = "shop", **more: str
+) -> dict[str, str]:
+    """The environment that a program under the wrapper gets."""
+    environment = {"CLOUDTASER_SECRET_PATHS": paths} | more
+    if env_map:
+        environment["CLOUDTASER_ENV_MAP"] = env_map
+    result = await run_wrapped(chain.pod(namespace), ["/usr/bin/env", "-0"], environment)
+    assert result.status == 0, result.errors
+    items = (item.partition("=") for item in result.output.split("\0") if item)
+    return {name: value for name, _, value in items}
+
+
+@contextlib.contextmanager
+def pod_client(chain: Chain) -> Iterator[PodClient]:
+    """A plain TLS client in a pod's place."""
+    client = PodClient(chain.broker_address, chain.pod_ca())
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+async def eventually(
+    condition: Callable[[], Awaitable[bool]], what: str, *, timeout: float = 30.0, every: float = 0.05
+) -> float:
+    """Wait until `condition` holds; the seconds it took. Fails the test with `what` when it never does."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    while not await condition():
+        assert loop.time() - began < timeout, f"not within {timeout} s: {what}"
+        await asyncio.sleep(every)
+    return loop.time() - began
+
+
+@contextlib.asynccontextmanager
+async def own_chain(*, record: bool = False) -> AsyncIterator[Chain]:
+    """A chain for a test that breaks things; not started."""
+    chain = Chain(record=record)
+    try:
+        yield chain
+    finally:
+        await chain.close()
