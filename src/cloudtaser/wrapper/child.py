@@ -1,0 +1,128 @@
+"""The application's process: its group, its terminal, its start, and what its end means.
+
+`supervisor` uses it. The application runs in a process group of its own, in the foreground of the terminal where
+there is one, so that a signal to the group reaches all of it and Ctrl-C does not reach the wrapper.
+"""
+
+import posix
+
+from cloudtaser.wrapper import command
+from cloudtaser.wrapper.errors import EX_NOT_EXECUTABLE, CommandError
+from cloudtaser.wrapper.log import Log
+from cloudtaser.wrapper.signals import Signals
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Terminal:
+    """The controlling terminal, found on one of the standard descriptors."""
+
+    __slots__ = ("_fd", "_group")
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._group = posix.getpgrp()
+
+    @staticmethod
+    def find() -> "Terminal | None":
+        """The terminal that this process may hand to its child, or None."""
+        for fd in (0, 1, 2):
+            try:
+                if posix.isatty(fd) and posix.tcgetpgrp(fd) >= 0:
+                    return Terminal(fd)
+            except OSError:
+                continue
+        return None
+
+    def is_ours(self) -> bool:
+        """Whether the wrapper's own group is in the foreground."""
+        return self._foreground() == self._group
+
+    def is_with(self, group: int) -> bool:
+        """Whether the application's group is in the foreground."""
+        return self._foreground() == group
+
+    def give(self, group: int) -> None:
+        """Put a group into the foreground. SIGTTOU is ignored, so this never stops us."""
+        try:
+            posix.tcsetpgrp(self._fd, group)
+        except OSError:
+            return
+
+    def take(self) -> None:
+        """Put the wrapper's own group back into the foreground."""
+        self.give(self._group)
+
+    def _foreground(self) -> int:
+        try:
+            return posix.tcgetpgrp(self._fd)
+        except OSError:
+            return -1
+
+
+class Application:
+    """How the application is started, again after each rotation."""
+
+    __slots__ = ("_argv", "_log", "_path", "_signals", "terminal")
+
+    def __init__(self, argv: list[bytes], path: bytes | None, signals: Signals, log: Log) -> None:
+        self._argv = argv
+        self._path = path
+        self._signals = signals
+        self._log = log
+        self.terminal = Terminal.find()
+
+    def check(self) -> None:
+        """Raises CommandError where it can already be seen that the command will not start."""
+        command.check(self._argv[0], self._path)
+
+    def start(self, environ: "Callable[[], dict[bytes, bytes]]", *, foreground: bool) -> int:
+        """Fork and execute; the process id, which is also its group's. Raises CommandError when there is no process.
+
+        `environ` is called in the child, so that no copy of a value is made in the wrapper. Where the command cannot
+        be executed, the child says so and exits as a shell would.
+        """
+        self._signals.block()
+        try:
+            pid = posix.fork()
+            if pid == 0:
+                self._become(environ, foreground)
+            _group(pid, pid)
+            if foreground and self.terminal is not None:
+                self.terminal.give(pid)
+        except OSError as error:
+            raise CommandError(f"no new process: {error.strerror}", EX_NOT_EXECUTABLE, on="fork") from None
+        finally:
+            self._signals.unblock()
+        return pid
+
+    def _become(self, environ: "Callable[[], dict[bytes, bytes]]", foreground: bool) -> None:
+        code = EX_NOT_EXECUTABLE
+        try:
+            _group(0, 0)
+            if foreground and self.terminal is not None:
+                self.terminal.give(posix.getpid())
+            variables = environ()
+            self._signals.restore()
+            command.execute(self._argv, variables, self._path)
+        except CommandError as error:
+            code = error.code
+            self._log.error(error.diagnostic())
+        finally:
+            posix._exit(code)
+
+
+def _group(pid: int, group: int) -> None:
+    """Both parent and child do this, so that neither depends on who comes first."""
+    try:
+        posix.setpgid(pid, group)
+    except OSError:
+        return
+
+
+def exit_code(status: int) -> int:
+    """What a shell reports for a wait status: the code, or 128 + signal."""
+    code = posix.waitstatus_to_exitcode(status)
+    return 128 - code if code < 0 else code

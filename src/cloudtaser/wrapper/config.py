@@ -1,0 +1,316 @@
+"""The settings: every variable the wrapper reads, checked once at start (spec/wrapper.md "Configuration").
+
+`app` calls `load` with the environment it was started with. A bad value raises ConfigError, which names the variable
+and the fix. What a later version will do (sealed mode, other deliveries, the node agent) is refused when asked for,
+and accepted where the setting asks for nothing more than this version does.
+"""
+
+import binascii
+
+from cloudtaser.wrapper.envmap import EnvMapError, Groups, SecretPath, parse_map, parse_paths
+from cloudtaser.wrapper.errors import ConfigError
+from cloudtaser.wrapper.log import LEVELS
+
+DEFAULT_JWT_FILE = "/var/run/secrets/cloudtaser.io/token"
+BRIDGE_NAME = "bridge.cloudtaser.internal"
+
+# What a webhook or a person sets for the wrapper, and the application must not see.
+OURS = frozenset(
+    (
+        "VAULT_ADDR", "VAULT_NAMESPACE", "VAULT_TOKEN", "VAULT_AUTH_METHOD", "VAULT_AUTH_ROLE", "VAULT_AUTH_MOUNT_PATH",
+        "VAULT_SKIP_VERIFY", "VAULT_CACERT", "VAULT_CLIENT_CERT", "VAULT_CLIENT_KEY", "VAULT_JWT_FILE",
+    )
+)  # fmt: skip
+OUR_PREFIX = "CLOUDTASER_"
+
+_TRUE = ("true", "1", "yes", "on")
+_FALSE = ("false", "0", "no", "off", "")
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_LATER = "this version does not have it yet"
+
+
+class Endpoint:
+    """Where OpenBao is asked for: `tls` or plain, through a broker or not, and the Host header that goes with it."""
+
+    __slots__ = ("broker", "host", "port", "tls")
+
+    def __init__(self, host: str, port: int, *, tls: bool, broker: bool) -> None:
+        self.host = host
+        self.port = port
+        self.tls = tls
+        self.broker = broker
+
+    def authority(self) -> str:
+        """host:port as a URL spells it."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Config:
+    """The settings of one run. `endpoint` is None for a plain init."""
+
+    __slots__ = (
+        "allow_loader_env", "ca_pem", "ca_file", "client_cert", "client_key", "endpoint", "groups", "jwt_file",
+        "log_level", "method", "mount", "namespace", "override", "paths", "request_timeout", "revoke_on_exit", "role",
+        "rotation", "rotation_debounce", "rotation_grace", "rotation_interval", "rotation_probation", "skip_verify",
+        "startup_timeout", "token",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.endpoint: Endpoint | None = None
+        self.log_level = "info"
+        self.method = "kubernetes"
+        self.mount = ""
+        self.role = ""
+        self.namespace = ""
+        self.jwt_file = DEFAULT_JWT_FILE
+        self.token = b""
+        self.ca_pem = ""
+        self.ca_file = ""
+        self.client_cert = ""
+        self.client_key = ""
+        self.skip_verify = False
+        self.paths: tuple[SecretPath, ...] = ()
+        self.groups: Groups = ()
+        self.allow_loader_env = False
+        self.override = True
+        self.startup_timeout = 0.0
+        self.request_timeout = 10.0
+        self.rotation = "restart"
+        self.rotation_interval = 30.0
+        self.rotation_debounce = 2.0
+        self.rotation_grace = 25.0
+        self.rotation_probation = 10.0
+        self.revoke_on_exit = True
+
+
+class _Settings:
+    """Typed access to the environment; every complaint names the variable."""
+
+    __slots__ = ("_environ",)
+
+    def __init__(self, environ: dict[bytes, bytes]) -> None:
+        self._environ = environ
+
+    def raw(self, name: str) -> bytes:
+        return self._environ.get(name.encode(), b"").strip()
+
+    def text(self, name: str, default: str = "") -> str:
+        try:
+            value = self.raw(name).decode()
+        except UnicodeDecodeError:
+            raise ConfigError("the value is not UTF-8 text", on=name) from None
+        return value or default
+
+    def word(self, name: str, default: str) -> str:
+        value = self.text(name, default)
+        if any(letter <= " " or letter == "\x7f" for letter in value):
+            raise ConfigError("the value holds a blank or a control character", on=name)
+        return value
+
+    def boolean(self, name: str, default: bool) -> bool:
+        value = self.text(name, str(default)).lower()
+        if value not in _TRUE and value not in _FALSE:
+            raise ConfigError(f"{value!r} is neither true nor false", on=name, fix="set true or false")
+        return value in _TRUE
+
+    def choice(self, name: str, default: str, here: tuple[str, ...], later: tuple[str, ...] = ()) -> str:
+        value = self.text(name, default).lower()
+        if value in later:
+            raise ConfigError(f"{value!r}: {_LATER}", on=name, fix=f"set {' or '.join(here)}")
+        if value not in here:
+            raise ConfigError(f"{value!r} is not one of {', '.join((*here, *later))}", on=name)
+        return value
+
+    def seconds(self, name: str, default: float, low: float, high: float) -> float:
+        value = self.text(name)
+        if not value:
+            return default
+        unit = _UNITS.get(value[-1])
+        number = value[:-1] if unit else value
+        whole, point, fraction = number.partition(".")
+        if not (whole.isascii() and whole.isdigit()) or (point and not (fraction.isascii() and fraction.isdigit())):
+            raise ConfigError(f"{value!r} is no duration", on=name, fix="write seconds, or a number with s, m or h")
+        seconds = float(number) * (unit or 1.0)
+        if seconds and not low <= seconds <= high or not seconds and low > 0:
+            raise ConfigError(f"{value!r} is not between {low:g} and {high:g} seconds", on=name)
+        return seconds
+
+    def names(self) -> list[str]:
+        return [name.decode("ascii", "replace") for name in self._environ]
+
+
+def load(environ: dict[bytes, bytes]) -> Config:
+    """Read and check the settings. Raises ConfigError at the first that cannot be used."""
+    settings = _Settings(environ)
+    config = Config()
+    config.log_level = settings.choice("CLOUDTASER_LOG_LEVEL", "info", tuple(LEVELS))
+    _rotation(config, settings)
+    _refuse_what_comes_later(settings)
+    if not settings.raw("CLOUDTASER_SECRET_PATHS"):
+        if settings.raw("CLOUDTASER_ENV_MAP"):
+            raise ConfigError("an environment map without paths", on="CLOUDTASER_ENV_MAP", fix="set CLOUDTASER_SECRET_PATHS")
+        return config
+    config.endpoint = parse_address(settings.text("VAULT_ADDR"), settings.boolean("CLOUDTASER_ALLOW_HTTP", False))
+    _secrets(config, settings)
+    _trust(config, settings, config.endpoint)
+    _authentication(config, settings, config.endpoint)
+    config.startup_timeout = settings.seconds("CLOUDTASER_STARTUP_TIMEOUT", 0.0, 0.0, 86400.0)
+    config.request_timeout = settings.seconds("CLOUDTASER_REQUEST_TIMEOUT", 10.0, 0.1, 300.0)
+    config.revoke_on_exit = settings.boolean("CLOUDTASER_REVOKE_ON_EXIT", True)
+    return config
+
+
+def _rotation(config: Config, settings: _Settings) -> None:
+    if settings.text("CLOUDTASER_ROTATION").lower() == "sighup":
+        raise ConfigError(
+            "'sighup' cannot bring new values: the environment of a running program does not change",
+            on="CLOUDTASER_ROTATION",
+            fix="set restart or none",
+        )
+    config.rotation = settings.choice("CLOUDTASER_ROTATION", "restart", ("restart", "none"))
+    config.rotation_interval = settings.seconds("CLOUDTASER_ROTATION_INTERVAL", 30.0, 0.1, 86400.0)
+    config.rotation_debounce = settings.seconds("CLOUDTASER_ROTATION_DEBOUNCE", 2.0, 0.0, 600.0)
+    config.rotation_grace = settings.seconds("CLOUDTASER_ROTATION_GRACE", 25.0, 0.0, 3600.0)
+    config.rotation_probation = settings.seconds("CLOUDTASER_ROTATION_PROBATION", 10.0, 0.0, 3600.0)
+
+
+def _refuse_what_comes_later(settings: _Settings) -> None:
+    settings.choice("CLOUDTASER_DELIVERY", "env", ("env", "auto"), ("memory", "file"))
+    settings.choice("CLOUDTASER_EBPF", "auto", ("auto", "off", "false"), ("true", "required"))
+    if settings.boolean("CLOUDTASER_REQUIRE_MEMFD_SECRET", False):
+        raise ConfigError(f"secret memory: {_LATER}", on="CLOUDTASER_REQUIRE_MEMFD_SECRET", fix="unset it")
+    for name in settings.names():
+        if name.startswith("CLOUDTASER_TEMPLATE_"):
+            raise ConfigError(f"templates: {_LATER}", on=name, fix="unset it")
+
+
+def _secrets(config: Config, settings: _Settings) -> None:
+    config.allow_loader_env = settings.boolean("CLOUDTASER_ALLOW_LOADER_ENV", False)
+    config.override = settings.boolean("CLOUDTASER_OVERRIDE", True)
+    try:
+        config.paths = parse_paths(settings.text("CLOUDTASER_SECRET_PATHS"))
+    except EnvMapError as error:
+        raise ConfigError(str(error), on="CLOUDTASER_SECRET_PATHS") from None
+    try:
+        config.groups = parse_map(
+            settings.text("CLOUDTASER_ENV_MAP"), len(config.paths), loader_names=config.allow_loader_env
+        )
+    except EnvMapError as error:
+        raise ConfigError(str(error), on="CLOUDTASER_ENV_MAP") from None
+
+
+def _trust(config: Config, settings: _Settings, endpoint: Endpoint) -> None:
+    config.ca_pem = settings.text("CLOUDTASER_CA")
+    config.ca_file = settings.text("VAULT_CACERT")
+    config.client_cert = settings.text("VAULT_CLIENT_CERT")
+    config.client_key = settings.text("VAULT_CLIENT_KEY")
+    config.skip_verify = settings.boolean("VAULT_SKIP_VERIFY", False)
+    if config.ca_pem:
+        try:
+            first_certificate(config.ca_pem)
+        except ValueError as error:
+            raise ConfigError(str(error), on="CLOUDTASER_CA", fix="set the pod CA, PEM") from None
+    if endpoint.broker:
+        if not config.ca_pem:
+            raise ConfigError("not set", on="CLOUDTASER_CA", fix="a broker:// address needs the pod CA, PEM")
+        if config.skip_verify:
+            raise ConfigError("behind a broker the pinned CA is all there is", on="VAULT_SKIP_VERIFY", fix="unset it")
+    if bool(config.client_cert) != bool(config.client_key):
+        missing = "VAULT_CLIENT_KEY" if config.client_cert else "VAULT_CLIENT_CERT"
+        raise ConfigError("not set", on=missing, fix="certificate and key go together")
+
+
+def _authentication(config: Config, settings: _Settings, endpoint: Endpoint) -> None:
+    config.method = settings.choice("VAULT_AUTH_METHOD", "kubernetes", ("kubernetes", "token"))
+    config.namespace = settings.word("VAULT_NAMESPACE", "").strip("/")
+    config.role = settings.text("VAULT_AUTH_ROLE", "default")
+    config.jwt_file = settings.text("VAULT_JWT_FILE", DEFAULT_JWT_FILE)
+    mount = settings.word("VAULT_AUTH_MOUNT_PATH", "auth/jwt" if endpoint.broker else "auth/kubernetes").strip("/")
+    config.mount = mount if mount.startswith("auth/") else f"auth/{mount}"
+    if not all(letter.isalnum() or letter in "-_./" for letter in config.mount) or ".." in config.mount:
+        raise ConfigError(f"{mount!r} is no mount path", on="VAULT_AUTH_MOUNT_PATH")
+    config.token = settings.raw("VAULT_TOKEN")
+    if config.method == "token":
+        if not config.token:
+            raise ConfigError(f"not set, and waiting sealed for one: {_LATER}", on="VAULT_TOKEN", fix="set a token")
+        if not all(33 <= byte <= 126 for byte in config.token):
+            raise ConfigError("the value holds a blank or a control character", on="VAULT_TOKEN")
+
+
+def parse_address(text: str, allow_http: bool) -> Endpoint:
+    """`VAULT_ADDR`: https://host[:port], http:// on loopback (or allowed), broker://host:port. Raises ConfigError."""
+    if not text:
+        raise ConfigError("not set", on="VAULT_ADDR", fix="set https://host:port or broker://host:port")
+    scheme, mark, rest = text.partition("://")
+    scheme = scheme.lower()
+    if not mark or scheme not in ("https", "http", "broker"):
+        raise ConfigError(f"{text!r} has no scheme of https, http or broker", on="VAULT_ADDR")
+    rest = rest.removesuffix("/")
+    if not rest.isascii() or any(letter <= " " or letter in "@/?#\\%\x7f" for letter in rest):
+        raise ConfigError("holds user information, a path, a query or a blank", on="VAULT_ADDR", fix="set scheme://host:port")
+    host, port = _host_and_port(rest, {"https": 443, "http": 8200, "broker": 0}[scheme])
+    if scheme == "http" and not allow_http and not is_loopback(host):
+        raise ConfigError("http:// beyond loopback would show every secret", on="VAULT_ADDR", fix="use https://")
+    return Endpoint(host, port, tls=scheme != "http", broker=scheme == "broker")
+
+
+def _host_and_port(text: str, default: int) -> tuple[str, int]:
+    if text.startswith("["):
+        host, bracket, tail = text[1:].partition("]")
+        if not bracket or (tail and not tail.startswith(":")) or ":" not in host:
+            raise ConfigError(f"{text!r} is no host", on="VAULT_ADDR")
+        digits = tail[1:]
+    else:
+        host, _, digits = text.partition(":")
+        tail = f":{digits}" if _ else ""
+    if tail and not digits or (digits and (not digits.isdigit() or not 0 < int(digits[:6]) < 65536)):
+        raise ConfigError(f"{digits!r} is no port", on="VAULT_ADDR")
+    port = int(digits) if digits else default
+    if not host or not port:
+        raise ConfigError("names no host, or broker:// without a port", on="VAULT_ADDR", fix="set scheme://host:port")
+    return host, port
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is this machine itself."""
+    parts = host.split(".")
+    if len(parts) == 4 and parts[0] == "127" and all(part.isdigit() and int(part) < 256 for part in parts):
+        return True
+    return host.lower() in ("localhost", "::1")
+
+
+def first_certificate(pem: str) -> bytes:
+    """The DER of the first certificate in `pem`. Raises ValueError where there is none."""
+    _, begin, rest = pem.partition("-----BEGIN CERTIFICATE-----")
+    body, end, _ = rest.partition("-----END CERTIFICATE-----")
+    if not begin or not end:
+        raise ValueError("holds no PEM certificate")
+    try:
+        der = binascii.a2b_base64("".join(body.split()), strict_mode=True)
+    except binascii.Error:
+        raise ValueError("holds a certificate that is not base64") from None
+    if der[:1] != b"\x30":
+        raise ValueError("holds a certificate that is not DER")
+    return der
+
+
+def bridge_server_name(pem: str) -> str:
+    """The SNI that names the pinned CA: 8 hex digits of its SHA-256 before the bridge's name (spec/wire.md)."""
+    return f"{sha256(first_certificate(pem))[:4].hex()}.{BRIDGE_NAME}"
+
+
+def sha256(data: bytes) -> bytes:
+    """SHA-256 from the interpreter's own C module, whose name changed with Python 3.12."""
+    try:
+        from _sha256 import sha256 as digest
+    except ImportError:
+        from _sha2 import sha256 as digest
+    result: bytes = digest(data).digest()
+    return result
+
+
+def strip(environ: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """The environment without what was meant for the wrapper."""
+    ours = frozenset(name.encode() for name in OURS)
+    prefix = OUR_PREFIX.encode()
+    return {name: value for name, value in environ.items() if name not in ours and not name.startswith(prefix)}

@@ -1,0 +1,66 @@
+"""What can stop the wrapper, and the exit code each stop has (spec/wrapper.md "Configuration").
+
+Raised everywhere in the wrapper, printed by `app` as one line. The wrapper cannot share `cloudtaser.errors`: it
+imports nothing outside itself.
+"""
+
+EX_TEMPFAIL = 75
+EX_NOPERM = 77
+EX_CONFIG = 78
+EX_NOT_EXECUTABLE = 126
+EX_NOT_FOUND = 127
+
+
+class WrapperError(Exception):
+    """An expected failure: `what` failed, `on` what, and the `fix`, each a phrase without a final stop."""
+
+    code = 1
+
+    def __init__(self, what: str, *, on: str = "", fix: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.on = on
+        self.fix = fix
+
+    def diagnostic(self) -> str:
+        """One line for the person in front of it; never holds a secret."""
+        line = f"{self.what} ({self.on})" if self.on else self.what
+        line = f"{line}; {self.fix}" if self.fix else line
+        return " ".join(line.split())
+
+    def __str__(self) -> str:
+        return self.diagnostic()
+
+
+class ConfigError(WrapperError):
+    """A setting is bad, or names something that is not there: `on` is the variable."""
+
+    code = EX_CONFIG
+
+
+class RefusedError(WrapperError):
+    """OpenBao or the bridge knows who asks, and says no."""
+
+    code = EX_NOPERM
+
+
+class UnavailableError(WrapperError):
+    """OpenBao cannot be reached or is not ready. `retry_after` is what the server asked for, in seconds, or 0."""
+
+    code = EX_TEMPFAIL
+
+    def __init__(self, what: str, *, on: str = "", fix: str = "", retry_after: float = 0.0) -> None:
+        super().__init__(what, on=on, fix=fix)
+        self.retry_after = retry_after
+
+
+class ProtocolError(UnavailableError):
+    """The peer sent something that is not what it should be; the connection is over, another may do better."""
+
+
+class CommandError(WrapperError):
+    """The command cannot be started; `code` is what a shell would exit with."""
+
+    def __init__(self, what: str, code: int, *, on: str = "", fix: str = "") -> None:
+        super().__init__(what, on=on, fix=fix)
+        self.code = code
