@@ -1,8 +1,8 @@
 """The responder of bootstrap: who gets a broker certificate, the first time and when coming back.
 
-Used by `reception`, which moves the messages of one Noise dialogue; here they are judged. A refusal is typed for
-the operator and logged without the token. The order of steps is that of spec/wire.md, "Bootstrap": `initialized`
-is created before any answer leaves, so of any number of racing bridges and brokers one wins.
+Used by `reception`, which moves the messages of one Noise dialogue; here they are judged. A refusal is typed
+for the operator and logged without the token. The order of steps is that of spec/wire.md, "Bootstrap":
+`initialized` is created before any answer leaves, so of any number of racing bridges and brokers one wins.
 """
 
 from __future__ import annotations
@@ -45,14 +45,19 @@ Certify = Callable[[CertificateRequest, str], Awaitable[Signed]]
 """Signs a broker certificate for the request's key and that broker id."""
 
 
-class Refused(Exception):
-    """The operator asked for what it may not have. `detail` goes to the log only."""
+class Denied(Exception):
+    """The operator asked for what it may not have. It hears `message`; `reason` is for the log."""
 
-    def __init__(self, error: RefusalCode, message: str, detail: str = "") -> None:
+    def __init__(self, error: RefusalCode, message: str, reason: str = "") -> None:
         super().__init__(message)
         self.error: RefusalCode = error
         self.message = message
-        self.detail = detail
+        self.reason = reason or message
+
+    @property
+    def answer(self) -> Refusal:
+        """What is sent."""
+        return Refusal(self.error, self.message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,34 +94,33 @@ class Responder:
         self._refetch_keys = refetch_keys
         self._exchanges = 0
 
-    async def first_time(self, payload: bytes, handshake_hash: bytes) -> Granted | Refusal:
-        """Answer an InitRequest. ProtocolError when it is none; everything else is a Refusal."""
-        return await self._judge("init", self._first_time(InitRequest.decode(payload), handshake_hash))
+    async def first_time(self, payload: bytes, handshake_hash: bytes) -> Granted | Denied:
+        """Judge an InitRequest. ProtocolError when it is none; everything else is an answer."""
+        return await self._judge(self._first_time(InitRequest.decode(payload), handshake_hash))
 
     async def coming_back(
         self, payload: bytes, handshake_hash: bytes, broker: str | None = None
-    ) -> Granted | Refusal:
-        """Answer a ReturnRequest; `broker` is the id that a renewal inside its own tunnel keeps."""
-        return await self._judge(
-            "renew" if broker else "return",
-            self._coming_back(ReturnRequest.decode(payload), handshake_hash, broker or new_broker_id()),
-        )
+    ) -> Granted | Denied:
+        """Judge a ReturnRequest; `broker` is the id that a renewal inside its own tunnel keeps."""
+        request = ReturnRequest.decode(payload)
+        return await self._judge(self._coming_back(request, handshake_hash, broker or new_broker_id()))
 
-    async def _judge(self, how: str, exchange: Awaitable[Granted]) -> Granted | Refusal:
-        log = _log.bind(cluster=self._cluster.fp8, exchange=how)
+    async def _judge(self, exchange: Awaitable[Granted]) -> Granted | Denied:
         self._exchanges += 1
         try:
             granted = await exchange
-        except Refused as refused:
-            log.warning("bootstrap refused", error=refused.error, reason=refused.detail or refused.message)
-            return Refusal(refused.error, refused.message)
+        except Denied as denied:
+            return denied
         except CloudtaserError as error:
-            log.error("bootstrap failed", reason=error.diagnostic())
-            return Refusal("busy", "the bridge cannot answer now; try again")
+            return Denied("busy", "the bridge cannot answer now; try again", error.diagnostic())
         finally:
             self._exchanges -= 1
-        log.info(
-            "bootstrap granted", broker=granted.broker, serial=f"{granted.serial:x}", first=granted.first
+        _log.info(
+            "broker certified",
+            cluster=self._cluster.fp8,
+            broker=granted.broker,
+            serial=f"{granted.serial:x}",
+            first=granted.first,
         )
         return granted
 
@@ -126,7 +130,7 @@ class Responder:
         registered = await self._registration(request.fingerprint)
         csr = _checked_csr(request.csr)
         if not csr.proves(request.sig, wire.init_signature_message(handshake_hash)):
-            raise Refused("denied", "the signature does not fit the request's key and this channel")
+            raise Denied("denied", "the signature does not fit the request's key and this channel")
         initialized = await self._records.initialized(self._cluster.fingerprint)
         first = False
         if initialized is None:
@@ -140,7 +144,7 @@ class Responder:
         self, request: InitRequest, registered: Registered, csr: CertificateRequest, handshake_hash: bytes
     ) -> tuple[Initialized, bool]:
         if registered.lapsed(self._now()):
-            raise Refused("expired", "the registration was not used in time; run `source register` again")
+            raise Denied("expired", "the registration was not used in time; run `source register` again")
         jwks = self._check_first(request, registered, csr, handshake_hash)
         record = Initialized(
             at=instant(self._now()),
@@ -155,21 +159,21 @@ class Responder:
             return record, True
         winner = await self._records.initialized(self._cluster.fingerprint)
         if winner is None:
-            raise Refused("busy", "the registration is being changed; try again")
+            raise Denied("busy", "the registration is being changed; try again")
         return winner, False
 
     def _check_first(
         self, request: InitRequest, registered: Registered, csr: CertificateRequest, handshake_hash: bytes
     ) -> keyset.Jwks:
         if request.subject != registered.operator_subject:
-            raise Refused("denied", "the operator's ServiceAccount is not the registered one")
+            raise Denied("denied", "the operator's ServiceAccount is not the registered one")
         try:
             jwks = keyset.normalise(request.jwks)
             x509.load_pem_x509_certificates(request.cluster_ca.encode("ascii"))
         except ProtocolError as error:
-            raise Refused("denied", error.what) from None
+            raise Denied("denied", error.what) from None
         except ValueError:
-            raise Refused("denied", "the cluster's CA cannot be read") from None
+            raise Denied("denied", "the cluster's CA cannot be read") from None
         keys = KeySet.from_jwks(jwks)
         self._check_token(request.token, keys, request.issuer, request.subject, csr, handshake_hash)
         return jwks
@@ -178,7 +182,7 @@ class Responder:
         self, initialized: Initialized, request: InitRequest, csr: CertificateRequest, handshake_hash: bytes
     ) -> None:
         """Within ten minutes the operator that was first is served again: it may not have got the answer."""
-        taken = Refused(
+        taken = Denied(
             "already_initialized", "this cluster has been initialised; come back by the return room"
         )
         if not initialisable_again(initialized, self._now()):
@@ -190,8 +194,8 @@ class Responder:
             self._check_token(
                 request.token, keys, initialized.issuer, initialized.subject, csr, handshake_hash
             )
-        except Refused as refused:
-            taken.detail = refused.detail or refused.message
+        except Denied as denied:
+            taken.reason = denied.reason
             raise taken from None
 
     # Coming back
@@ -201,12 +205,12 @@ class Responder:
         csr = _checked_csr(request.csr)
         initialized = self._cluster.initialized
         if initialized is None:
-            raise Refused("unregistered", "this cluster has not been initialised")
+            raise Denied("unregistered", "this cluster has not been initialised")
         issuer, subject = initialized.issuer, initialized.subject
         try:
             self._check_token(request.token, self._cluster.keys, issuer, subject, csr, handshake_hash)
-        except Refused as refused:
-            if refused.detail != tokens.Reason.UNKNOWN_KEY:
+        except Denied as denied:
+            if denied.reason != tokens.Reason.UNKNOWN_KEY:
                 raise
             await self._refetch_keys(self._cluster)
             self._check_token(request.token, self._cluster.keys, issuer, subject, csr, handshake_hash)
@@ -216,14 +220,14 @@ class Responder:
 
     async def _registration(self, fingerprint: str) -> Registered:
         if self._exchanges > EXCHANGES_LIMIT:
-            raise Refused("busy", "too many operators at a time; try again")
+            raise Denied("busy", "too many operators at a time; try again")
         if fingerprint != self._cluster.fingerprint:
-            raise Refused("denied", "the fingerprint is not the one of this room")
+            raise Denied("denied", "the fingerprint is not the one of this room")
         registered = await self._records.registered(fingerprint)
         if registered is None or registered.suspended:
-            raise Refused("unregistered", "this cluster is not registered, or suspended")
+            raise Denied("unregistered", "this cluster is not registered, or suspended")
         if registered.tunnel_ca != self._cluster.registered.tunnel_ca:
-            raise Refused("busy", "the registration has just changed; try again")
+            raise Denied("busy", "the registration has just changed; try again")
         return registered
 
     def _check_token(
@@ -242,9 +246,9 @@ class Responder:
                 token, keys=keys, issuer=issuer, audience=audience, now=self._now(), require_pod=False
             )
         except TokenRefused as error:
-            raise Refused("denied", error.what, detail=error.reason) from None
+            raise Denied("denied", error.what, reason=error.reason) from None
         if identity.subject != subject:
-            raise Refused("denied", "the token is not the operator's", detail=tokens.Reason.WRONG_SUBJECT)
+            raise Denied("denied", "the token is not the operator's", reason=tokens.Reason.WRONG_SUBJECT)
 
     async def _grant(
         self, csr: CertificateRequest, registered: Registered, broker: str, *, first: bool = False
@@ -274,4 +278,4 @@ def _checked_csr(pem: str) -> CertificateRequest:
     try:
         return read_csr(pem)
     except ProtocolError as error:
-        raise Refused("denied", error.what) from None
+        raise Denied("denied", error.what) from None

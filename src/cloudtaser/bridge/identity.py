@@ -1,14 +1,15 @@
 """Who this bridge is to one cluster: its certificate for the tunnel and the one that pods see.
 
-Used by `station`, one for each cluster. Keys are made here, live in memory only and change with every renewal;
-the TLS contexts stay the same objects and are given the new certificate, so that the next connection uses it
-and no open one notices.
+Used by `station`, one for each cluster. Keys are made here, live in memory only and change with every
+renewal; the TLS contexts stay the same objects and are given the new certificate, so that the next connection
+uses it and no open one notices.
 """
 
 from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass
+from typing import Final
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -23,7 +24,7 @@ from cloudtaser.secret import Secret
 from cloudtaser.wire.bootstrap import ReturnProof, return_signature_message
 from cloudtaser.wire.names import bridge_uri
 
-RENEW_AT = 2 / 3
+RENEW_AT: Final = 2 / 3
 """Part of a certificate's life after which it is renewed."""
 
 
