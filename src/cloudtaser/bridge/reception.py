@@ -53,7 +53,7 @@ class FirstTime:
 
 
 class ComingBack:
-    """A guest of the return room; with `broker`, the other end of a `renew` stream in that broker's tunnel."""
+    """A guest of the return room, or the bridge's side of a `renew` stream in the tunnel of `broker`."""
 
     def __init__(
         self, fingerprint: str, room: bytes, responder: Responder, prove: Prove, broker: str | None = None

@@ -1,0 +1,90 @@
+"""The `control` stream: JSON lines between broker and bridge, about themselves and nothing secret.
+
+Used by `tunnels`, one for each tunnel at most. Each side may say `{"type":"version","version":…}` first; a
+broker may ask `{"type":"health"}`, which is answered in kind, and hint with `{"type":"keys"}` that the signing
+keys of its cluster changed. Unknown types are ignored, so that either side may be newer. Lines are short and
+few: whoever sends more is cut off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+from cloudtaser.errors import ProtocolError
+from cloudtaser.net.ends import NOWHERE
+from cloudtaser.version import VERSION
+from cloudtaser.wire.strict_json import dump_object, parse_object
+
+MAX_LINE: Final = 4096
+LINES_LIMIT: Final = 60
+"""Lines taken per minute."""
+_MINUTE: Final = 60.0
+
+
+class Control(asyncio.Protocol):
+    """The bridge's side of one control stream. ProtocolError, which resets it, on anything out of bounds."""
+
+    def __init__(
+        self, bridge_id: str, health: Callable[[], dict[str, Any]], on_hint: Callable[[], None]
+    ) -> None:
+        """`health` is what a question is answered with; `on_hint` hears that keys changed."""
+        self._loop = asyncio.get_running_loop()
+        self._bridge_id = bridge_id
+        self._health = health
+        self._on_hint = on_hint
+        self._transport: asyncio.Transport = NOWHERE
+        self._line = b""
+        self._lines = 0
+        self._since = self._loop.time()
+        self.broker_version = ""
+        self._full = False
+        self.closed = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._say({"type": "version", "version": VERSION, "bridge": self._bridge_id})
+
+    def data_received(self, data: bytes) -> None:
+        lines = (self._line + data).split(b"\n")
+        self._line = lines.pop()
+        if len(self._line) > MAX_LINE:
+            raise ProtocolError("a control line is too long")
+        for line in lines:
+            self._count()
+            self._heard(parse_object(line, what="a control line", limit=MAX_LINE))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = NOWHERE
+        self.closed = True
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
+
+    def _count(self) -> None:
+        now = self._loop.time()
+        if now - self._since >= _MINUTE:
+            self._since, self._lines = now, 0
+        self._lines += 1
+        if self._lines > LINES_LIMIT:
+            raise ProtocolError("too many control lines")
+
+    def _heard(self, fields: dict[str, Any]) -> None:
+        match fields:
+            case {"type": "health"}:
+                self._say({"type": "health", **self._health()})
+            case {"type": "keys"}:
+                self._on_hint()
+            case {"type": "version", "version": str(version)}:
+                self.broker_version = version[:64]
+            case _:
+                pass
+
+    def _say(self, fields: dict[str, Any]) -> None:
+        if not self._full:  # nobody reads: an answer about now is no use later
+            self._transport.write(dump_object(fields) + b"\n")
