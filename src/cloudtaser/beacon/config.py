@@ -1,0 +1,290 @@
+"""The beacon's settings: each has a flag, an environment variable and a default; all are checked once at
+start.
+
+Used by `app` (`parse`) and by whoever runs a `Beacon` inside a test or the demo (`BeaconConfig(...)`). A flag
+wins over its variable, a variable over the default. Times are seconds, sizes bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Final, NoReturn, cast
+
+from cloudtaser.beacon.log import LEVELS
+from cloudtaser.errors import ConfigError, UsageError
+from cloudtaser.version import VERSION
+
+PROGRAM: Final = "cloudtaser-beacon"
+ENVIRONMENT: Final = "CLOUDTASER_BEACON_"
+Endpoint = tuple[str, int]
+
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZES: Final = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
+
+
+@dataclass(frozen=True, slots=True)
+class BeaconConfig:
+    """Everything a beacon is told."""
+
+    addr: tuple[Endpoint, ...] = (("", 443),)
+    tls_cert: str = ""
+    tls_key: str = ""
+    dev: bool = False
+    dev_cert_out: str = ""
+    metrics_addr: Endpoint | None = ("127.0.0.1", 9090)
+    pairing: str = "longest"
+    log_level: str = "info"
+    handshake_timeout: float = 5.0
+    hello_timeout: float = 5.0
+    max_parked_per_room: int = 64
+    max_parked: int = 20_000
+    max_parked_age: float = 24 * 3600.0
+    max_pairs: int = 0  # 0: half the descriptor limit less 100
+    source_rate: float = 50.0
+    source_burst: int = 2_000
+    early_bytes: int = 4_096
+    buffer: int = 262_144
+    pair_idle: float = 3600.0
+    half_closed_idle: float = 300.0
+    remind_every: float = 20.0
+    parked_dead_after: float = 30.0
+    pair_dead_after: float = 120.0
+    linger: float = 2.0
+    drain_grace: float = 30.0
+    drain_spread: float = 5.0
+    cert_poll: float = 10.0
+
+
+def duration(text: str) -> float:
+    """`250ms`, `5s`, `10m`, `24h`, `7d`, or a number of seconds; more than none."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?", text.strip())
+    if not found or float(found[1]) <= 0:
+        raise ValueError(f"{text!r} is not a time; write 250ms, 5s, 10m or 24h")
+    return float(found[1]) * _UNITS[found[2] or "s"]
+
+
+def size(text: str) -> int:
+    """`65536`, `256KiB`, `1MiB`."""
+    found = re.fullmatch(r"(\d+)\s*(?:([KMG])(?:iB|B)?|B)?", text.strip())
+    if not found:
+        raise ValueError(f"{text!r} is not a size; write 65536, 256KiB or 1MiB")
+    return int(found[1]) * _SIZES[found[2] or ""]
+
+
+def endpoint(text: str) -> Endpoint:
+    """`host:port`, `[address]:port`, or `:port` for every address of the machine."""
+    host, colon, port = text.strip().rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(f"{text!r} is not an address; write an IPv6 address as [::1]:443")
+    if not colon or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"{text!r} is not an address; write host:port or :port")
+    return host, int(port)
+
+
+def _endpoints(text: str) -> tuple[Endpoint, ...]:
+    return tuple(endpoint(part) for part in text.split(",") if part.strip())
+
+
+def _no_endpoint(text: str) -> Endpoint | None:
+    return None if text == "off" else endpoint(text)
+
+
+def _between(low: int, high: int, read: Callable[[str], int] = int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            number = read(text)
+        except ValueError as error:
+            raise ValueError(str(error) if read is size else f"{text!r} is not a whole number") from None
+        if not low <= number <= high:
+            raise ValueError(f"{text!r} is not between {low} and {high}")
+        return number
+
+    return parse
+
+
+def _rate(text: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(?:/s)?", text.strip())
+    if not found or float(found[1]) <= 0:
+        raise ValueError(f"{text!r} is not a rate; write a number a second, such as 50")
+    return float(found[1])
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"{text!r} is none of {', '.join(choices)}")
+        return text
+
+    return parse
+
+
+def _yes(text: str) -> bool:
+    if text.lower() in ("1", "true", "yes", "on"):
+        return True
+    if text.lower() in ("0", "false", "no", "off", ""):
+        return False
+    raise ValueError(f"{text!r} is neither true nor false")
+
+
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    name: str
+    placeholder: str
+    parse: Callable[[str], object]
+    default: str
+    help: str
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        return ENVIRONMENT + self.name.upper()
+
+
+_COUNT: Final = _between(1, 10_000_000)
+_COUNT_0: Final = _between(0, 10_000_000)
+_EARLY: Final = _between(0, 65_536, size)
+_BUFFER: Final = _between(16_384, 16 * 1024**2, size)
+_PAIRINGS: Final = _one_of("longest", "random")
+_GROUPS: Final[tuple[tuple[str, tuple[_Setting, ...]], ...]] = (
+    (
+        "where and as whom",
+        (
+            _Setting("addr", "HOST:PORT", _endpoints, ":443", "listen here; may repeat"),
+            _Setting("tls_cert", "FILE", str, "", "chain, PEM; read again when it changes"),
+            _Setting("tls_key", "FILE", str, "", "its key, PEM; P-256 is the fastest"),
+            _Setting("dev", "", _yes, "", "use a self-signed certificate (needs cryptography)"),
+            _Setting("dev_cert_out", "FILE", str, "", "where --dev puts it, for --beacon-ca"),
+            _Setting("metrics_addr", "HOST:PORT", _no_endpoint, "127.0.0.1:9090", "metrics and health; or off"),
+            _Setting("pairing", "HOW", _PAIRINGS, "longest", "whom to match: longest (waiting) or random"),
+            _Setting("log_level", "LEVEL", _one_of(*LEVELS), "info", "debug, info, warning or error"),
+        ),
+    ),
+    (
+        "limits",
+        (
+            _Setting("handshake_timeout", "TIME", duration, "5s", "for the TLS handshake"),
+            _Setting("hello_timeout", "TIME", duration, "5s", "from the handshake to the whole hello"),
+            _Setting("max_parked_per_room", "N", _COUNT, "64", "parked in one room under one role"),
+            _Setting("max_parked", "N", _COUNT, "20000", "parked in all"),
+            _Setting("max_parked_age", "TIME", duration, "24h", "after that a party is told to come again"),
+            _Setting("max_pairs", "N", _COUNT_0, "0", "0: half the descriptor limit less 100"),
+            _Setting("source_rate", "N", _rate, "50", "new connections a second from an IPv4 or IPv6 /64"),
+            _Setting("source_burst", "N", _COUNT, "2000", "new connections from one source at once"),
+            _Setting("early_bytes", "SIZE", _EARLY, "4KiB", "said behind the hello before the match"),
+            _Setting("buffer", "SIZE", _BUFFER, "256KiB", "held for a direction, then it waits"),
+            _Setting("pair_idle", "TIME", duration, "1h", "a pair without a byte is ended"),
+            _Setting("half_closed_idle", "TIME", duration, "5m", "the same when one side has finished"),
+        ),
+    ),
+    (
+        "timing",
+        (
+            _Setting("remind_every", "TIME", duration, "20s", "tell the parked that they are still parked"),
+            _Setting("parked_dead_after", "TIME", duration, "30s", "a parked party that acknowledges nothing"),
+            _Setting("pair_dead_after", "TIME", duration, "2m", "the same once matched, or stops reading"),
+            _Setting("linger", "TIME", duration, "2s", "for a party that was turned away to close"),
+            _Setting("drain_grace", "TIME", duration, "30s", "for pairs to finish after SIGTERM"),
+            _Setting("drain_spread", "TIME", duration, "5s", "for the parked to come back in"),
+            _Setting("cert_poll", "TIME", duration, "10s", "how often the certificate's files are looked at"),
+        ),
+    ),
+)  # fmt: skip
+_SETTINGS: Final = {setting.name: setting for _, group in _GROUPS for setting in group}
+assert set(_SETTINGS) == {field.name for field in fields(BeaconConfig)}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, fix=f"see {PROGRAM} --help")
+
+
+def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> BeaconConfig:
+    """The settings from a command line and an environment. UsageError or ConfigError names the bad one."""
+    given = vars(_parser().parse_args(arguments))
+    values: dict[str, object] = {}
+    for name, setting in _SETTINGS.items():
+        raw: object = given[name]
+        source = setting.flag
+        if raw is None and environment.get(setting.variable):
+            raw, source = environment[setting.variable], setting.variable
+        if raw is None:
+            raw = setting.default
+        values[name] = _value(setting, raw, source)
+    return _checked(BeaconConfig(**cast("Any", values)), environment)
+
+
+def _value(setting: _Setting, raw: object, source: str) -> object:
+    try:
+        if isinstance(raw, list):
+            return tuple(each for text in raw for each in _endpoints(text))
+        return setting.parse(str(raw))
+    except ValueError as error:
+        raise ConfigError(str(error), on=source) from None
+
+
+def _checked(config: BeaconConfig, environment: Mapping[str, str]) -> BeaconConfig:
+    unknown = sorted(
+        name
+        for name in environment
+        if name.startswith(ENVIRONMENT) and name not in {setting.variable for setting in _SETTINGS.values()}
+    )
+    if unknown:
+        raise ConfigError("there is no such setting", on=unknown[0], fix=f"see {PROGRAM} --help")
+    if not config.addr:
+        raise ConfigError("no address to listen on", on="--addr")
+    if config.dev and (config.tls_cert or config.tls_key):
+        raise ConfigError(
+            "--dev makes its own certificate", on="--dev", fix="leave out --tls-cert and --tls-key"
+        )
+    if not config.dev and not (config.tls_cert and config.tls_key):
+        missing = "--tls-key" if config.tls_cert else "--tls-cert"
+        raise ConfigError("a certificate and its key are needed", on=missing, fix="or try --dev")
+    if config.dev_cert_out and not config.dev:
+        raise ConfigError("only --dev writes a certificate", on="--dev-cert-out", fix="leave it out")
+    return config
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog=PROGRAM,
+        allow_abbrev=False,
+        add_help=False,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32, width=110),
+        usage=f"{PROGRAM} --tls-cert FILE --tls-key FILE [--addr HOST:PORT]... [setting]...",
+        description="Pairs two outbound TLS connections that name the same room, and relays their bytes, "
+        "which it cannot read. It keeps no state: start it again at any time.",
+        epilog="Every setting can also come from the environment: CLOUDTASER_BEACON_ and its name in "
+        "capitals, such as CLOUDTASER_BEACON_MAX_PAIRS=5000 or CLOUDTASER_BEACON_ADDR=a:443,b:443; a flag wins. "
+        "Times: 250ms, 5s, 10m, 24h. Sizes: 65536, 256KiB. "
+        "SIGTERM drains and exits 0, SIGHUP reads the certificate again.",
+    )
+    for title, settings in _GROUPS:
+        group = parser.add_argument_group(title)
+        for setting in settings:
+            text = setting.help.replace("%", "%%")
+            if setting.default:
+                text += f" [{setting.default}]"
+            if setting.name == "dev":
+                group.add_argument(
+                    setting.flag, dest=setting.name, action="store_const", const="1", help=text
+                )
+            else:
+                group.add_argument(
+                    setting.flag,
+                    dest=setting.name,
+                    metavar=setting.placeholder,
+                    action="append" if setting.name == "addr" else "store",
+                    help=text,
+                )
+    other = parser.add_argument_group("other")
+    other.add_argument("--version", action="version", version=f"{PROGRAM} {VERSION}")
+    other.add_argument("-h", "--help", action="help", help="this text")
+    return parser

@@ -1,0 +1,422 @@
+"""The beacon: takes in connections, asks `rooms` who meets whom, and has `pump` move the bytes.
+
+Used by `app`, by tests and by the demo: `beacon = Beacon(config)`, `await beacon.start()`,
+`beacon.addresses`, `await beacon.drain(grace)`, `beacon.close()`. Runs on any loop with add_reader; the
+program uses uvloop. What needs a clock is done by one sweep; there is no task and no timer a connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+import time
+from collections.abc import Iterable
+
+from cloudtaser.beacon import limits
+from cloudtaser.beacon.config import BeaconConfig
+from cloudtaser.beacon.door import Door, set_dead_after
+from cloudtaser.beacon.limits import Deadlines, SourceLimiter, blurred, source_of
+from cloudtaser.beacon.link import Link, State, Tap, side
+from cloudtaser.beacon.log import Log, room8
+from cloudtaser.beacon.metrics import Counts
+from cloudtaser.beacon.page import metrics_page
+from cloudtaser.beacon.probes import Answer, Probes
+from cloudtaser.beacon.pump import Pump
+from cloudtaser.beacon.rooms import Event, Matched, Parked, RoomLimits, Rooms, TurnedAway
+from cloudtaser.beacon.tls import Certificate
+from cloudtaser.errors import CloudtaserError, ProtocolError, UnavailableError
+from cloudtaser.wire.rendezvous import (
+    HELLO_SIZE,
+    MAGIC,
+    MATCHED,
+    PARKED,
+    Hello,
+    Refusal,
+    Role,
+    encode_refusal,
+)
+
+_COURTEOUS_REFUSALS = 100  # a second: who is over the rate beyond that is closed without a handshake
+
+
+class Beacon:
+    """One beacon on one loop. Implements `pump.Listener`."""
+
+    def __init__(self, config: BeaconConfig, *, tap: Tap | None = None, log: Log | None = None) -> None:
+        self.config = config
+        self.log = log or Log(config.log_level)
+        self.counts = Counts()
+        self.certificate: Certificate | None = None
+        self.max_pairs = 0
+        self.max_links = 0
+        self.links: set[Link] = set()
+        self.rooms: Rooms[Link]
+        self.pump: Pump
+        self._tap = tap
+        self._pairs: set[Link] = set()  # the bridge's end of each
+        self._handshakes: Deadlines[Link] = Deadlines(config.handshake_timeout)
+        self._hellos: Deadlines[Link] = Deadlines(config.hello_timeout)
+        self._leaving: Deadlines[Link] = Deadlines(config.linger)
+        self._sources = SourceLimiter(config.source_rate, config.source_burst)
+        self._courtesy = SourceLimiter(_COURTEOUS_REFUSALS, _COURTEOUS_REFUSALS)
+        self._door = Door(self.welcome, self.out_of_descriptors)
+        self._asked: Link | None = None  # the candidate that `rooms` is asking about
+        self._empty = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._next_cert_poll = 0.0
+        self._next_idle_sweep = 0.0
+        self._reload_failed = ""
+        pages = {"/metrics": self._metrics, "/healthz": self._healthy, "/readyz": self._ready}
+        self._probes = Probes(pages)
+
+    # -- life
+
+    async def start(self) -> None:
+        """Listen. CloudtaserError when the certificate or an address cannot be used."""
+        config = self.config
+        self._loop = asyncio.get_running_loop()
+        descriptors = limits.raise_descriptor_limit()
+        self.max_pairs = config.max_pairs or limits.default_max_pairs(descriptors)
+        self.max_links = max(descriptors - limits.DESCRIPTORS_RESERVED // 2, 1)
+        room_limits = RoomLimits(
+            parked_per_room=config.max_parked_per_room,
+            parked=config.max_parked,
+            pairs=self.max_pairs,
+            parked_age=config.max_parked_age,
+            remind_every=config.remind_every,
+            drain_spread=config.drain_spread,
+        )
+        self.rooms = Rooms(room_limits, random_pairing=config.pairing == "random")
+        self.pump = Pump(self._loop, self, buffer=config.buffer, tap=self._tap)
+        self.certificate = Certificate(config.tls_cert, config.tls_key)
+        try:
+            await self._door.bind(config.addr, config.parked_dead_after)
+            if config.metrics_addr is not None:
+                await self._probes.start(*config.metrics_addr)
+        except OSError as error:
+            self.close()
+            where = ", ".join(
+                f"{host}:{port}" for host, port in (*config.addr, config.metrics_addr or ("", 0))
+            )
+            raise UnavailableError(f"cannot listen: {error.strerror or error}", on=where) from None
+        self._door.open()
+        self._sweep()
+        self.log.info(
+            "listening",
+            addresses=[f"{host}:{port}" for host, port in self.addresses],
+            metrics="{}:{}".format(*self.metrics_address) if self.metrics_address else "off",
+            max_pairs=self.max_pairs,
+            descriptors=descriptors,
+            certificate_ends=int(self.certificate.not_after),
+        )
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Where the beacon listens, with the real ports."""
+        return self._door.addresses
+
+    @property
+    def metrics_address(self) -> tuple[str, int] | None:
+        """Where /metrics, /healthz and /readyz are."""
+        return self._probes.address
+
+    async def drain(self, grace: float | None = None) -> None:
+        """Stop accepting, send the parked away, give pairs `grace` seconds; then close."""
+        grace = self.config.drain_grace if grace is None else grace
+        self._door.close()
+        self.log.info("draining", parked=self.rooms.parked, pairs=self.rooms.pairs, grace=grace)
+        self._act_on(self.rooms.drain())
+        self._empty.clear()
+        if self.links:
+            try:
+                await asyncio.wait_for(self._empty.wait(), grace)
+            except TimeoutError:
+                self.log.warning("grace period is over", pairs=self.rooms.pairs)
+        self.close()
+
+    def close(self) -> None:
+        """Stop at once: every connection is closed."""
+        self._door.close()
+        self._probes.close()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for link in list(self.links):
+            self.pump.close(link)
+
+    def reload(self) -> None:
+        """Read the certificate again (SIGHUP). A bad one leaves the old one in use."""
+        if self.certificate is None:
+            return
+        try:
+            self.certificate.reload()
+        except CloudtaserError as error:
+            self._reload_failure(error)
+        else:
+            self._reloaded()
+
+    def welcome(self, sock: socket.socket, host: str, now: float) -> None:
+        """A connection was accepted: begin its handshake, or close it when it is one too many."""
+        assert self.certificate is not None
+        self.counts.accepted += 1
+        wait = self._sources.admit(source_of(host), now)
+        if wait:
+            self.counts.limit_hits["source-rate"] += 1
+            self.log.warning("too many new connections", source=blurred(host))
+            if self._courtesy.admit("", now):
+                sock.close()
+                return
+        if len(self.links) >= self.max_links:
+            self.counts.limit_hits["descriptors"] += 1
+            sock.close()
+            return
+        sock.setblocking(False)
+        link = self.pump.attach(sock, self.certificate.context, host, now)
+        if wait:
+            link.verdict = math.ceil(wait * 1000)
+        self.links.add(link)
+        self._handshakes.start(link, now)
+
+    def out_of_descriptors(self, error: OSError) -> None:
+        """Nothing can be accepted before somebody goes."""
+        self.counts.limit_hits["descriptors"] += 1
+        self.log.error("cannot accept", reason=error.strerror)
+
+    # -- what the pump reports
+
+    def established(self, link: Link) -> None:
+        """pump.Listener"""
+        now = time.monotonic()
+        self._handshakes.stop(link)
+        self.counts.handshakes["ok"] += 1
+        self.counts.handshake_took.observe(now - link.since)
+        if link.verdict is not None:
+            self._refuse(link, Refusal.RATE_LIMITED, link.verdict)
+        else:
+            self._hellos.start(link, now)
+
+    def handshake_failed(self, link: Link, reason: str) -> None:
+        """pump.Listener"""
+        self._handshakes.stop(link)
+        self._leaving.start(link, time.monotonic())
+        self.counts.handshakes["failed"] += 1
+        self.log.info("TLS handshake failed", reason=reason, source=blurred(link.host))
+
+    def heard(self, link: Link, data: bytes) -> None:
+        """pump.Listener"""
+        link.early += data
+        arriving = link.role is None
+        if arriving:
+            said = link.early[:HELLO_SIZE]
+            if len(said) < HELLO_SIZE and said[: len(MAGIC)] == MAGIC[: len(said)]:
+                return
+            try:
+                hello = Hello.decode(said)
+            except ProtocolError as error:
+                self._bad_hello(link, error.what)
+                return
+            link.early = link.early[HELLO_SIZE:]
+        if len(link.early) > self.config.early_bytes:
+            self.counts.limit_hits["early-bytes"] += 1
+            self._unpark(link)
+            self._bad_hello(link, "too much was said before the match")
+        elif arriving:
+            self._hellos.stop(link)
+            link.role, link.room = hello.role, hello.room
+            now = time.monotonic()
+            self._act_on([self.rooms.arrive(link, hello.role, hello.room, now, self._is_live)])
+
+    def gone(self, link: Link) -> None:
+        """pump.Listener"""
+        if link.role is not None:
+            self.counts.left_parked += 1
+            self._unpark(link)
+
+    def pair_over(self, link: Link, peer: Link, reason: str) -> None:
+        """pump.Listener"""
+        bridge, broker = (link, peer) if link.role is Role.BRIDGE else (peer, link)
+        self._pairs.discard(bridge)
+        self.rooms.pair_ended()
+        self.counts.pairs_ended[reason] += 1
+        self.counts.relayed["bridge"] += bridge.relayed
+        self.counts.relayed["broker"] += broker.relayed
+        now = time.monotonic()
+        for each in (link, peer):
+            if each.state is not State.CLOSED:
+                self._leaving.start(each, now)
+        self.log.info(
+            "pair ended",
+            room=room8(link.room),
+            reason=reason,
+            by="both" if reason in ("finished", "idle") else side(link),
+            seconds=round(now - link.since, 3),
+            bytes_from_bridge=bridge.relayed,
+            bytes_from_broker=broker.relayed,
+        )
+
+    def closed(self, link: Link) -> None:
+        """pump.Listener"""
+        self.links.discard(link)
+        if self._handshakes.stop(link):
+            self.counts.handshakes["left"] += 1
+        self._hellos.stop(link)
+        self._leaving.stop(link)
+        if not self.links:
+            self._empty.set()
+
+    def failed(self, link: Link, error: Exception) -> None:
+        """pump.Listener"""
+        self.counts.faults += 1
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        where = f"{trace.tb_frame.f_code.co_qualname}:{trace.tb_lineno}" if trace is not None else ""
+        self.log.error("a fault in the beacon ended a connection", kind=type(error).__name__, where=where)
+
+    # -- rooms
+
+    def _act_on(self, events: Iterable[Event[Link]]) -> None:
+        for event in events:
+            match event:
+                case Parked(link):
+                    if link.pending is None:  # else it has not even taken the last one
+                        self.pump.say(link, PARKED)
+                case Matched(bridge, broker, waited):
+                    self._match(bridge, broker, waited)
+                case TurnedAway(link, refusal, retry_ms, limit):
+                    if limit:
+                        self.counts.limit_hits[limit] += 1
+                    self._refuse(link, refusal, retry_ms)
+
+    def _match(self, bridge: Link, broker: Link, waited: float) -> None:
+        now = time.monotonic()
+        self.counts.pairs += 1
+        self.counts.waited.observe(waited)
+        self._pairs.add(bridge)
+        self.log.info(
+            "matched",
+            room=room8(bridge.room),
+            waited=round(waited, 3),
+            bridge=blurred(bridge.host),
+            broker=blurred(broker.host),
+        )
+        for link in (bridge, broker):
+            link.since = now
+            set_dead_after(link.sock, self.config.pair_dead_after)
+        self.pump.join(bridge, broker)
+        self.pump.relay_early(bridge, MATCHED)
+        self.pump.relay_early(broker, MATCHED)
+
+    def _is_live(self, link: Link) -> bool:
+        """Whether a parked party is still there, once everything that it has sent is looked at."""
+        self._asked = link
+        try:
+            self.pump.catch_up(link)
+        finally:
+            self._asked = None
+        return link.state is State.TALKING
+
+    def _unpark(self, link: Link) -> None:
+        if link is not self._asked:  # what `rooms` asks about it forgets by itself
+            self.rooms.leave(link)
+
+    def _bad_hello(self, link: Link, what: str) -> None:
+        self.log.info("bad hello", what=what, source=blurred(link.host))
+        self._refuse(link, Refusal.BAD_HELLO)
+
+    def _refuse(self, link: Link, refusal: Refusal, retry_ms: int = 0) -> None:
+        self._hellos.stop(link)
+        self._leaving.start(link, time.monotonic())
+        self.counts.refused[refusal.value] += 1
+        self.pump.dismiss(link, encode_refusal(refusal, retry_ms))
+
+    # -- time
+
+    def _sweep(self) -> None:
+        now = time.monotonic()
+        config = self.config
+        shortest = min(
+            config.handshake_timeout,
+            config.hello_timeout,
+            config.linger,
+            config.remind_every,
+            config.max_parked_age,
+            config.pair_idle,
+            config.half_closed_idle,
+            config.cert_poll,
+        )
+        self._timer = self._loop.call_later(min(max(shortest / 4, 0.02), 1.0), self._sweep)
+        self.pump.now = now
+        self._door.open()
+        for link in self._handshakes.overdue(now):
+            self.counts.limit_hits["handshake-timeout"] += 1
+            self.pump.close(link)
+        for link in self._hellos.overdue(now):
+            self.counts.limit_hits["hello-timeout"] += 1
+            self._refuse(link, Refusal.BAD_HELLO)
+        for link in self._leaving.overdue(now):
+            self.pump.close(link)
+        self._act_on(self.rooms.tick(now))
+        if now >= self._next_idle_sweep:
+            self._next_idle_sweep = now + min(config.pair_idle, config.half_closed_idle, 40.0) / 4
+            self._end_idle_pairs(now)
+            self._sources.prune(now)
+        if now >= self._next_cert_poll:
+            self._next_cert_poll = now + config.cert_poll
+            self._look_at_certificate()
+
+    def _end_idle_pairs(self, now: float) -> None:
+        for bridge in list(self._pairs):
+            broker = bridge.peer
+            if broker is None:
+                continue
+            half_closed = bridge.ended or broker.ended
+            limit = self.config.half_closed_idle if half_closed else self.config.pair_idle
+            if now - max(bridge.last, broker.last) >= limit:
+                self.counts.limit_hits["half-closed-idle" if half_closed else "pair-idle"] += 1
+                self.pump.part(bridge, "idle")
+
+    def _look_at_certificate(self) -> None:
+        assert self.certificate is not None
+        try:
+            if self.certificate.reload_if_changed():
+                self._reloaded()
+        except CloudtaserError as error:
+            self._reload_failure(error)
+
+    def _reloaded(self) -> None:
+        assert self.certificate is not None
+        self._reload_failed = ""
+        self.counts.reloads["ok"] += 1
+        self.log.info("certificate read again", certificate_ends=int(self.certificate.not_after))
+
+    def _reload_failure(self, error: CloudtaserError) -> None:
+        self.counts.reloads["failed"] += 1
+        if str(error) != self._reload_failed:  # it is tried at every poll, and told once
+            self._reload_failed = str(error)
+            self.log.error("the new certificate cannot be used; the old one stays", reason=str(error))
+
+    # -- probes
+
+    def relayed(self) -> dict[str, int]:
+        """Bytes relayed so far, by the side they came from."""
+        total = dict(self.counts.relayed)
+        for bridge in self._pairs:
+            total["bridge"] += bridge.relayed
+            if bridge.peer is not None:
+                total["broker"] += bridge.peer.relayed
+        return total
+
+    def _metrics(self) -> Answer:
+        return 200, "text/plain; version=0.0.4", metrics_page(self)
+
+    def _healthy(self) -> Answer:
+        return 200, "text/plain", "ok\n"
+
+    def _ready(self) -> Answer:
+        if self.rooms.draining or not self._door.addresses:
+            return 503, "text/plain", "draining\n"
+        if not self._door.is_open:
+            return 503, "text/plain", "out of descriptors\n"
+        return 200, "text/plain", "ok\n"
