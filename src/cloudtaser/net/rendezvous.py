@@ -1,0 +1,174 @@
+"""meet(): from a beacon's address to a connection with the other side, the beacon's bytes stripped off.
+
+Used by the bridge (parking) and the operator (tunnels, enrolment). The protocol itself is `wire.rendezvous`;
+here are the dial, the outer TLS and the waits, each of them bounded (spec/wire.md, "Rendezvous").
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Callable
+from typing import Final
+
+from cloudtaser.errors import CloudtaserError, ProtocolError, RefusedError, UnavailableError
+from cloudtaser.net.dial import CONNECT_TIMEOUT, Address, dial_tcp
+from cloudtaser.net.layers import TlsLayer
+from cloudtaser.wire.rendezvous import Matched, Parked, Refusal, Refused, Role, Visitor
+
+PARKED_TIMEOUT: Final = 60.0
+"""Seconds without a word of the beacon after which it is dead: three of its keepalives."""
+ANSWER_TIMEOUT: Final = 10.0
+"""Seconds for the beacon's first answer to the hello."""
+
+_WORDS: Final = {
+    Refusal.BAD_HELLO: "does not understand our hello",
+    Refusal.RATE_LIMITED: "sees too many connections from here",
+    Refusal.ROOM_FULL: "has too many of us parked in this room",
+    Refusal.PARKED_TOO_LONG: "held us for as long as it may",
+    Refusal.SHUTTING_DOWN: "is shutting down",
+}
+
+
+class BeaconRefusedError(RefusedError):
+    """A beacon said no. `retry_after` is in seconds; None leaves the delay to the caller's backoff."""
+
+    def __init__(self, refusal: Refusal, retry_ms: int, on: str) -> None:
+        super().__init__(f"the beacon {_WORDS[refusal]}", on=on)
+        self.refusal = refusal
+        self.retry_after = retry_ms / 1000 if retry_ms else None
+
+
+async def meet(
+    address: Address,
+    role: Role,
+    room: bytes,
+    context: ssl.SSLContext,
+    protocol: asyncio.Protocol,
+    *,
+    parked_timeout: float = PARKED_TIMEOUT,
+    answer_timeout: float = ANSWER_TIMEOUT,
+    connect_timeout: float = CONNECT_TIMEOUT,
+    on_parked: Callable[[], None] | None = None,
+) -> asyncio.Transport:
+    """Enter `room` at the beacon and wait for the other side, for as long as the beacon shows signs of life.
+
+    Returns once matched: `protocol.connection_made` has been called with the returned transport and the other
+    side's first bytes were delivered. `on_parked` is called once, at the first word that we are parked.
+    Raises BeaconRefusedError, ProtocolError (no beacon there, or its certificate), UnavailableError.
+    Cancelling it leaves the room.
+    """
+    visit = _Visit(Visitor(role, room), protocol, str(address), parked_timeout, answer_timeout, on_parked)
+    layer = TlsLayer(context, visit, server_side=False, server_hostname=address.server_name(room))
+    transport, _ = await dial_tcp(address, lambda: layer, connect_timeout)
+    try:
+        await layer.handshake
+        return await visit.outcome
+    except CloudtaserError as error:
+        error.on = error.on or str(address)
+        raise
+    except asyncio.CancelledError:
+        transport.abort()
+        raise
+    finally:
+        visit.forget()
+
+
+class _Visit(asyncio.Protocol):
+    """The layer's protocol until the match, then `protocol` takes its place."""
+
+    def __init__(
+        self,
+        visitor: Visitor,
+        protocol: asyncio.Protocol,
+        where: str,
+        parked_timeout: float,
+        answer_timeout: float,
+        on_parked: Callable[[], None] | None,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._visitor = visitor
+        self._protocol = protocol
+        self._where = where
+        self._parked_timeout = parked_timeout
+        self._answer_timeout = answer_timeout
+        self._on_parked = on_parked
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self.outcome: asyncio.Future[asyncio.Transport] = self._loop.create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.write(self._visitor.hello())
+        self._wait(self._answer_timeout)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            events = self._visitor.receive(data)
+        except ProtocolError as error:
+            self._fail(error)
+            return
+        for event in events:
+            match event:
+                case Parked():
+                    self._parked()
+                case Matched(early):
+                    self._matched(early)
+                case Refused(refusal, retry_ms):
+                    self._fail(BeaconRefusedError(refusal, retry_ms, self._where))
+
+    def eof_received(self) -> None:
+        self._fail(UnavailableError("the beacon closed the connection", on=self._where))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        error = (
+            exc
+            if isinstance(exc, CloudtaserError)
+            else UnavailableError("the beacon is gone", on=self._where)
+        )
+        self._fail(error)
+
+    def forget(self) -> None:
+        """The visit is over, one way or the other."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _parked(self) -> None:
+        self._wait(self._parked_timeout)
+        if self._on_parked is not None:
+            on_parked, self._on_parked = self._on_parked, None
+            on_parked()
+
+    def _matched(self, early: bytes) -> None:
+        assert self._transport is not None
+        self.forget()
+        transport, protocol = self._transport, self._protocol
+        transport.set_protocol(protocol)
+        if self.outcome.done():  # cancelled in this very turn
+            transport.abort()
+            return
+        self.outcome.set_result(transport)
+        protocol.connection_made(transport)
+        if early:
+            protocol.data_received(early)
+
+    def _wait(self, seconds: float) -> None:
+        self.forget()
+        self._timer = self._loop.call_later(seconds, self._silent, seconds)
+
+    def _silent(self, seconds: float) -> None:
+        self._fail(UnavailableError(f"the beacon has been silent for {seconds:g} s", on=self._where))
+        assert self._transport is not None
+        self._transport.abort()
+
+    def _fail(self, error: CloudtaserError) -> None:
+        self.forget()
+        if not self.outcome.done():
+            self.outcome.set_exception(error)
+            with contextlib.suppress(asyncio.CancelledError):
+                self.outcome.exception()
+        if self._transport is not None:
+            self._transport.close()

@@ -1,0 +1,423 @@
+"""Tunnel: many streams over one connection between bridge and broker.
+
+The protocol to put on the tunnel's TlsLayer, on both sides. The framing is `wire.yamux`, a stream's first
+line `wire.opening`; here the bytes are moved: what all streams send in one turn of the loop leaves as one
+write, each stream gets at most 32 KiB in a round, pings tell whether the peer lives (spec/wire.md, "Tunnel").
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from cloudtaser.errors import CloudtaserError, ProtocolError, UnavailableError
+from cloudtaser.net.ends import NOWHERE, lost
+from cloudtaser.net.stream import StreamResetError, TunnelStream
+from cloudtaser.wire import yamux
+from cloudtaser.wire.opening import Opening, OpeningReader
+
+PING_INTERVAL: Final = 15.0
+MISSED_PINGS: Final = 3
+OPENING_TIMEOUT: Final = 5.0
+"""Seconds from a stream's beginning to the end of its first line."""
+MAX_STREAMS: Final = 4096
+
+_QUANTUM: Final = 32 * 1024
+_BATCH: Final = 128 * 1024
+
+Accept = Callable[[Opening, TunnelStream], asyncio.Protocol | None]
+
+
+class _Arriving:
+    """A stream of the peer's whose first line is not whole yet."""
+
+    __slots__ = ("deadline", "reader")
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        self.reader = OpeningReader()
+
+
+class Tunnel(asyncio.Protocol):
+    """One side of a tunnel. `client` is the TLS client, the bridge.
+
+    `accept` gives the protocol for a stream that the peer opened, or None (or raises a CloudtaserError) to
+    refuse it, which is a reset. The protocol's `connection_made` is called right after.
+    """
+
+    def __init__(
+        self,
+        client: bool,
+        accept: Accept,
+        *,
+        ping_interval: float = PING_INTERVAL,
+        missed: int = MISSED_PINGS,
+        max_streams: int = MAX_STREAMS,
+        opening_timeout: float = OPENING_TIMEOUT,
+        on_draining: Callable[[], None] | None = None,
+    ) -> None:
+        """`on_draining` is called once, when the peer's go-away comes: time for another tunnel."""
+        self.loop = asyncio.get_running_loop()
+        self._session = yamux.Session(client, max_streams=max_streams)
+        self._accept = accept
+        self._ping_interval = ping_interval
+        self._missed = missed
+        self._max_streams = max_streams
+        self._opening_timeout = opening_timeout
+        self._on_draining = on_draining
+        self._transport: asyncio.Transport = NOWHERE
+        self._streams: dict[int, TunnelStream] = {}
+        self._arriving: dict[int, _Arriving] = {}
+        self._ready: deque[TunnelStream] = deque()
+        self._full = False
+        self._flushing = False
+        self._over = False
+        self._pings: dict[int, float] = {}
+        self._unanswered = 0
+        self._ping_timer: asyncio.TimerHandle | None = None
+        self._sweep_timer: asyncio.TimerHandle | None = None
+        self.draining = False
+        self.round_trip: float | None = None
+        """Seconds the last ping took; None before the first."""
+        self.error: CloudtaserError | None = None
+        """Why the tunnel ended, once `closed` is done; None for a regular end."""
+        self.established: asyncio.Future[None] = self.loop.create_future()
+        """Done at the peer's first bytes: only now does a TLS 1.3 client know that it was accepted."""
+        self.closed: asyncio.Future[None] = self.loop.create_future()
+
+    @property
+    def active(self) -> int:
+        """How many streams there are, the peer's included."""
+        return self._session.active
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """Of the connection below: "ssl_object", "peername"."""
+        return self._transport.get_extra_info(name, default)
+
+    def open(self, opening: Opening, protocol: asyncio.Protocol) -> TunnelStream:
+        """Open a stream; `protocol.connection_made` has been called when this returns.
+
+        UnavailableError when the tunnel drains, is closed or has its fill of streams.
+        """
+        if self._over or self.draining or self._transport is NOWHERE:
+            raise UnavailableError("the tunnel takes no new streams")
+        if self.active >= self._max_streams:
+            raise UnavailableError(f"the tunnel has {self._max_streams} streams, its limit")
+        line = opening.encode()
+        number = self._session.open_stream()
+        stream = self._streams[number] = TunnelStream(self, number, opening)
+        stream.write(line)
+        stream.start(protocol)
+        return stream
+
+    def go_away(self) -> None:
+        """Open and accept no more; close when the last stream has ended."""
+        if not self._over:
+            if not self.draining:
+                self.draining = True
+            self._session.go_away()
+            self._flush_soon()
+            self._close_if_drained()
+
+    def close(self) -> None:
+        """Say go-away and close; streams that are left are lost."""
+        if not self._over:
+            self._session.go_away()
+            self._end(None)
+
+    def abort(self, error: CloudtaserError | None = None) -> None:
+        """Cut the connection now."""
+        if not self._over:
+            self._end(error or UnavailableError("the tunnel was cut"), cut=True)
+
+    # -- called from below ----------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._ping()
+
+    def data_received(self, data: bytes) -> None:
+        if self._over:
+            return
+        self._unanswered = 0
+        if not self.established.done():
+            self.established.set_result(None)
+        try:
+            events = self._session.receive(data)
+        except ProtocolError as error:
+            self._end(error.with_traceback(None))
+            return
+        self._dispatch(events)
+        if self._session.pending:
+            self._flush_soon()
+
+    def _dispatch(self, events: list[yamux.Event]) -> None:
+        for event in events:
+            if type(event) is yamux.Data:
+                stream = self._streams.get(event.id)
+                if stream is None:
+                    self._arrived(event.id, event.data)
+                else:
+                    try:  # as `guard`, which would cost a generator for each frame
+                        stream.receive(event.data)
+                    except Exception as fault:  # noqa: BLE001  # told to the loop
+                        self._fault(stream, fault)
+            else:
+                self._handle(event)
+            if self._over:
+                return
+
+    def eof_received(self) -> None:
+        self._end(None if self.draining else UnavailableError("the peer closed the tunnel"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end(lost(exc) or (None if self.draining else UnavailableError("the tunnel was lost")))
+        self._transport = NOWHERE
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
+        self._flush_soon()
+
+    # -- called by streams ----------------------------------------------------------------------------------
+
+    def has_data(self, stream: TunnelStream) -> None:
+        """The stream has bytes or an end to send: it gets in line."""
+        if not stream.queued:
+            stream.queued = True
+            self._ready.append(stream)
+            self._flush_soon()
+
+    def consumed(self, stream: TunnelStream, size: int) -> None:
+        """The stream's user has taken `size` bytes."""
+        if not stream.gone:
+            self._session.consumed(stream.number, size)
+            if self._session.pending:
+                self._flush_soon()
+
+    def finish_if_ended(self, stream: TunnelStream) -> None:
+        """Both sides have sent their ends: nothing is left of the stream."""
+        if stream.eof_sent and stream.eof_received and not stream.gone:
+            self._forget(stream, None)
+
+    def reset(self, stream: TunnelStream, *, clean: bool = False) -> None:
+        """Give the stream up. `clean`: all was sent, only the peer does not end."""
+        if stream.gone:
+            return
+        self._session.reset(stream.number)
+        self._flush_soon()
+        self._forget(stream, None if clean else UnavailableError("the stream was aborted"))
+
+    @contextlib.contextmanager
+    def guard(self, stream: TunnelStream) -> Iterator[None]:
+        """A fault in what lies on a stream ends that stream, not the tunnel."""
+        try:
+            yield
+        except Exception as fault:  # noqa: BLE001  # told to the loop
+            self._fault(stream, fault)
+
+    # -- events ---------------------------------------------------------------------------------------------
+
+    def _handle(self, event: yamux.Event) -> None:
+        match event:
+            case yamux.StreamOpened(number):
+                self._arriving[number] = _Arriving(self.loop.time() + self._opening_timeout)
+                if self._sweep_timer is None:
+                    self._sweep_timer = self.loop.call_later(self._opening_timeout, self._sweep)
+            case yamux.HalfClosed(number):
+                self._half_closed(number)
+            case yamux.Reset(number):
+                self._arriving.pop(number, None)
+                stream = self._streams.get(number)
+                if stream is not None:
+                    self._forget(stream, StreamResetError("the peer reset the stream"))
+            case yamux.WindowGrew(number):
+                stream = self._streams.get(number)
+                if stream is not None:
+                    self.has_data(stream)
+            case yamux.Pong(nonce):
+                sent = self._pings.pop(nonce, None)
+                if sent is not None:
+                    self.round_trip = self.loop.time() - sent
+            case yamux.GoAway(code):
+                self._peer_goes(code)
+
+    def _arrived(self, number: int, data: bytes) -> None:
+        """Bytes of a stream that has no protocol yet: its opening, and perhaps more."""
+        arriving = self._arriving.get(number)
+        if arriving is None:
+            return
+        try:
+            result = arriving.reader.receive(data)
+        except ProtocolError:
+            self._refuse(number)
+            return
+        if result is None:
+            self._session.consumed(number, len(data))
+            return
+        opening, rest = result
+        self._session.consumed(number, len(data) - len(rest))
+        del self._arriving[number]
+        stream = TunnelStream(self, number, opening)
+        with self.guard(stream):
+            protocol = None
+            with contextlib.suppress(CloudtaserError):
+                protocol = self._accept(opening, stream)
+            if protocol is None:
+                stream.gone = True
+                self._refuse(number)
+                return
+            self._streams[number] = stream
+            stream.start(protocol)
+            if rest:
+                stream.receive(rest)
+
+    def _half_closed(self, number: int) -> None:
+        stream = self._streams.get(number)
+        if stream is None:
+            if number in self._arriving:
+                self._refuse(number)
+        else:
+            with self.guard(stream):
+                stream.receive_eof()
+
+    def _refuse(self, number: int) -> None:
+        self._arriving.pop(number, None)
+        self._session.reset(number)
+        self._flush_soon()
+        self._close_if_drained()
+
+    def _peer_goes(self, code: int) -> None:
+        if code:
+            self._end(ProtocolError(f"the peer ended the tunnel with code {code}"))
+            return
+        self.draining = True
+        if self._on_draining is not None:
+            on_draining, self._on_draining = self._on_draining, None
+            on_draining()
+        self._close_if_drained()
+
+    def _fault(self, stream: TunnelStream, fault: Exception) -> None:
+        error = fault if isinstance(fault, CloudtaserError) else None
+        if error is None:
+            context = {"message": "a tunnel stream's protocol failed", "exception": fault}
+            self.loop.call_exception_handler(context)
+        if not stream.gone:
+            self._session.reset(stream.number)
+            self._flush_soon()
+            self._forget(stream, error or UnavailableError("the stream failed here"))
+
+    def _forget(self, stream: TunnelStream, error: CloudtaserError | None) -> None:
+        self._streams.pop(stream.number, None)
+        stream.lose(error)
+        self._close_if_drained()
+
+    def _close_if_drained(self) -> None:
+        if self.draining and not self._over and not self._streams and not self._arriving:
+            self._end(None)
+
+    # -- sending --------------------------------------------------------------------------------------------
+
+    def _flush_soon(self) -> None:
+        if not self._flushing:
+            self._flushing = True
+            self.loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """One round: whoever is in line sends a quantum, until all have or the layer below is full."""
+        self._flushing = False
+        if self._over:
+            return
+        ready = self._ready
+        batch = 0
+        while ready and not self._full:
+            stream = ready.popleft()
+            stream.queued = False
+            if stream.gone:
+                continue
+            with self.guard(stream):
+                batch += self._send_from(stream)
+            if batch >= _BATCH:
+                batch = 0
+                self._transport.write(self._session.data_to_send())
+        data = self._session.data_to_send()
+        if data:
+            self._transport.write(data)
+
+    def _send_from(self, stream: TunnelStream) -> int:
+        sent = 0
+        if stream.has_pending:
+            data = stream.take(_QUANTUM)
+            sent = self._session.send(stream.number, data)
+            if sent < len(data):
+                stream.put_back(data[sent:])
+                stream.was_sent()
+                return sent  # its window is full; WindowGrew brings it back
+            stream.was_sent()
+            if stream.has_pending:
+                self.has_data(stream)
+                return sent
+        if stream.wants_eof and not stream.gone:
+            self._session.close(stream.number)
+            stream.fin_was_sent()
+        return sent
+
+    # -- time -----------------------------------------------------------------------------------------------
+
+    def _ping(self) -> None:
+        if self._unanswered > self._missed:
+            self.abort(UnavailableError(f"the peer missed {self._missed} pings"))
+            return
+        self._unanswered += 1
+        self._pings[self._session.ping()] = self.loop.time()
+        while len(self._pings) > self._missed + 1:
+            del self._pings[next(iter(self._pings))]
+        self._flush_soon()
+        self._ping_timer = self.loop.call_later(self._ping_interval, self._ping)
+
+    def _sweep(self) -> None:
+        """Reset the streams that took too long to say what they are for."""
+        self._sweep_timer = None
+        now = self.loop.time()
+        for number in [number for number, arriving in self._arriving.items() if arriving.deadline <= now]:
+            self._refuse(number)
+        if self._arriving and not self._over:
+            first = min(arriving.deadline for arriving in self._arriving.values())
+            self._sweep_timer = self.loop.call_later(max(first - now, 0.01), self._sweep)
+
+    # -- the end --------------------------------------------------------------------------------------------
+
+    def _end(self, error: CloudtaserError | None, *, cut: bool = False) -> None:
+        """Everything is over: streams hear of it, the connection is closed or cut."""
+        if self._over:
+            return
+        self._over = True
+        self.draining = True
+        self.error = error
+        for timer in (self._ping_timer, self._sweep_timer):
+            if timer is not None:
+                timer.cancel()
+        if not self.established.done():
+            self.established.set_exception(error or UnavailableError("the tunnel was closed"))
+            self.established.exception()  # nobody has to ask
+        why = error or UnavailableError("the tunnel was closed")
+        streams, self._streams = self._streams, {}
+        self._arriving.clear()
+        self._ready.clear()
+        for stream in streams.values():
+            stream.lose(why)
+        if cut:
+            self._transport.abort()
+            return
+        data = self._session.data_to_send()
+        if data:
+            self._transport.write(data)
+        self._transport.close()
