@@ -6,6 +6,7 @@ and by the CLI. It knows no path of cloudtaser's; `layout` does.
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import json
 import ssl
@@ -26,6 +27,8 @@ Json = dict[str, Any]
 
 MAX_ANSWER: Final = 16 * 1024 * 1024  # bytes; far above any answer of ours, far below memory
 MAX_CONNECTIONS: Final = 16
+_UPGRADE_WAIT: Final = 5.0  # seconds that a KV v2 mount may take from its creation to its first write
+_UPGRADE_POLL: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +128,17 @@ class OpenBao:
             headers["X-Vault-Namespace"] = space
         if self._token is not None:
             headers["X-Vault-Token"] = self._token.reveal_text()
-        url = URL(f"{self.address}/v1/{quote(path, safe='/')}", encoded=True)
-        status, raw = await self._exchange(method, url.update_query(query or {}), headers, body)
-        answer = _parse(raw, self.address) if raw or status < 400 else {}
-        if status < 300:
-            return answer
-        raise error_for(status, method, path, space, answer, address=self.address)
+        url = URL(f"{self.address}/v1/{quote(path, safe='/')}", encoded=True).update_query(query or {})
+        give_up = asyncio.get_running_loop().time() + _UPGRADE_WAIT
+        while True:
+            status, raw = await self._exchange(method, url, headers, body)
+            answer = _parse(raw, self.address)
+            if status < 300:
+                return answer
+            error = error_for(status, method, path, space, answer, address=self.address)
+            if not error.passes or asyncio.get_running_loop().time() > give_up:
+                raise error
+            await asyncio.sleep(_UPGRADE_POLL)
 
     async def find(self, path: str, *, namespace: str | None = None) -> Json | None:
         """What a GET answers under `data`, or None where nothing is."""

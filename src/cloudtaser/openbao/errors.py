@@ -33,6 +33,11 @@ class OpenBaoError(CloudtaserError):
         self.status = status
         self.messages = messages
 
+    @property
+    def passes(self) -> bool:
+        """Whether the same request succeeds in a moment: a KV v2 mount that is still being prepared."""
+        return self.status == 400 and any("Upgrading from non-versioned" in text for text in self.messages)
+
 
 class NotFoundError(OpenBaoError):
     """Nothing is at that path, or the namespace or mount does not exist."""
@@ -65,7 +70,7 @@ def error_for(
             status=status,
             messages=messages,
         )
-    if status == 404:
+    if status == 404 or (status in (400, 500) and any(said.startswith(text) for text in _ABSENT)):
         return NotFoundError(said or "nothing is there", on=on, status=status, messages=messages)
     if status == 400 and "check-and-set" in said:
         return CasConflict(
@@ -80,6 +85,8 @@ def error_for(
     return OpenBaoError(said or f"OpenBao answered status {status}", on=on, status=status, messages=messages)
 
 
+# OpenBao's other words for 404
+_ABSENT: Final = ("No secret engine mount at", "No auth engine at", "1 error occurred: * no default issuer")
 _NOT_SERVING_FIX: Final = {
     429: "try again later, or raise the quota",
     501: "initialise it with `bao operator init`",

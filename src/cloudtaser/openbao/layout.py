@@ -57,11 +57,13 @@ class Space:
 class Layout:
     """Paths of the records (in `state_mount` of `system_namespace`) and of the spaces."""
 
-    system_namespace: Final = SYSTEM_NAMESPACE
     state_mount: Final = "state"
     shared_mount: Final = "shared"
     clusters: Final = "clusters"
     bridges: Final = "bridges"
+
+    def __init__(self, system_namespace: str = SYSTEM_NAMESPACE) -> None:
+        self.system_namespace = system_namespace
 
     @classmethod
     async def detect(cls, client: OpenBao) -> Self:
@@ -154,3 +156,8 @@ def pod_policy_name(namespace: str, service_account: str) -> str:
 def pod_role_name(namespace: str, service_account: str) -> str:
     """JWT role of one namespace and ServiceAccount ("" for any)."""
     return f"{namespace}_{service_account}"
+
+
+def bridge_policy_name(bridge_id: str) -> str:
+    """Policy and token role of one bridge. `_` occurs in no bridge's name."""
+    return f"{BRIDGE_POLICY}_{bridge_id}"

@@ -1,6 +1,7 @@
 """TokenKeeper: keeps a long-running client logged in, whatever happens to its token.
 
-Used by the bridge. The token comes from a value or from a file, which is read again when it changes. Renewal at two thirds of its time to live (spec/bridge.md).
+Used by the bridge. The token comes from a value or from a file, which is read again when it changes. It is
+renewed at two thirds of its time to live (spec/bridge.md).
 """
 
 from __future__ import annotations
@@ -158,5 +159,5 @@ class TokenKeeper:
         self._renewable = renewable is True
 
     def _renewal_after(self, now: float) -> float:
-        """When to renew, or, where that cannot be, to look whether it still lives; never if it always does."""
+        """When to renew, or to look whether it still lives; never where it always does."""
         return now + max(self._ttl * _RENEW_AT, RETRY_FIRST) if self._ttl > 0 else float("inf")

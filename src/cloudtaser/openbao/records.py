@@ -1,7 +1,7 @@
 """Records: what cloudtaser writes down in OpenBao about clusters and bridges, and who may change it.
 
 Used by registration and grants, which write, and by bridges, which read with every poll. Instants are RFC
-3339 text in UTC, so that `bao kv get` shows something readable; certificates are PEM; numbers of bytes are hex.
+3339 text in UTC, so that `bao kv get` shows something readable; certificates are PEM, hashes hex.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 
 from cloudtaser.errors import ProtocolError
 from cloudtaser.openbao.client import OpenBao
-from cloudtaser.openbao.errors import CasConflict
+from cloudtaser.openbao.errors import CasConflict, PermissionDenied
 from cloudtaser.openbao.layout import Layout
 
 
@@ -158,6 +158,11 @@ class Records:
         try:
             await self._write(self._layout.initialized(fingerprint), record, 0)
         except CasConflict:
+            return False
+        except PermissionDenied:
+            # a bridge may create but not update: to it, a record that is there reads as a refusal
+            if await self.initialized(fingerprint) is None:
+                raise
             return False
         return True
 

@@ -1,0 +1,107 @@
+"""Clusters: which are registered, in which state, and where each has its space.
+
+Used by `cloudtaser-cli source list | show` and by everything that first asks whether a cluster is known.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from cloudtaser.errors import CloudtaserError, NotAuthorisedError
+from cloudtaser.openbao.authorities import describe
+from cloudtaser.openbao.client import OpenBao
+from cloudtaser.openbao.errors import NotFoundError
+from cloudtaser.openbao.layout import Layout
+from cloudtaser.openbao.records import Records, Registered
+from cloudtaser.wire.hashes import check_fingerprint
+
+
+async def open_layout(client: OpenBao) -> tuple[Layout, str]:
+    """The server's layout and the display name of the token; NotAuthorisedError if that is not valid."""
+    layout = await Layout.detect(client)
+    try:
+        token = await client.lookup_self()
+    except NotAuthorisedError as error:
+        raise NotAuthorisedError(
+            "OpenBao does not accept the token",
+            on=client.address,
+            fix="give a valid one in VAULT_TOKEN, BAO_TOKEN or with --vault-token-file",
+        ) from error
+    return layout, str(token.get("display_name") or "unknown")
+
+
+async def find_space(client: OpenBao, layout: Layout, fingerprint: str) -> str | None:
+    """Name of the space whose metadata hold this fingerprint, None if there is none."""
+    try:
+        answer = await client.request("LIST", "sys/namespaces", namespace=layout.system_namespace)
+    except NotFoundError:
+        return None
+    for name, info in (answer["data"].get("key_info") or {}).items():
+        if (info.get("custom_metadata") or {}).get("fingerprint") == fingerprint and not info.get("tainted"):
+            return str(name).rstrip("/")
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterState:
+    """One line of `source list`. `state`: registered, lapsed, initialised or suspended."""
+
+    fingerprint: str
+    space: str
+    state: str
+    registered_at: str
+    initialized_at: str
+    tunnel_ca: str
+
+
+async def list_clusters(
+    client: OpenBao, *, layout: Layout | None = None, now: float | None = None
+) -> list[ClusterState]:
+    """All registered clusters, oldest first."""
+    detected, _ = await open_layout(client)
+    records = Records(client, layout or detected)
+    moment = time.time() if now is None else now
+    found = []
+    for fingerprint in await records.clusters():
+        recorded = await records.registered(fingerprint)
+        if recorded is None:
+            continue
+        found.append(await _state(records, recorded, moment))
+    return sorted(found, key=lambda cluster: (cluster.registered_at, cluster.fingerprint))
+
+
+async def show(
+    client: OpenBao, fingerprint: str, *, layout: Layout | None = None, now: float | None = None
+) -> tuple[Registered, ClusterState, Layout]:
+    """One registered cluster; CloudtaserError if it is not."""
+    check_fingerprint(fingerprint)
+    detected, _ = await open_layout(client)
+    layout = layout or detected
+    records = Records(client, layout)
+    recorded = await records.registered(fingerprint)
+    if recorded is None:
+        raise not_registered(fingerprint)
+    return recorded, await _state(records, recorded, time.time() if now is None else now), layout
+
+
+def not_registered(fingerprint: str) -> CloudtaserError:
+    """The error of every command about a cluster that nobody registered."""
+    return CloudtaserError(
+        "the cluster is not registered",
+        on=fingerprint,
+        fix=f"run `cloudtaser-cli source register --fingerprint {fingerprint}`",
+    )
+
+
+async def _state(records: Records, recorded: Registered, now: float) -> ClusterState:
+    initialized = await records.initialized(recorded.fingerprint)
+    state = "initialised" if initialized else "lapsed" if recorded.lapsed(now) else "registered"
+    return ClusterState(
+        fingerprint=recorded.fingerprint,
+        space=recorded.space,
+        state="suspended" if recorded.suspended else state,
+        registered_at=recorded.created_at,
+        initialized_at=initialized.at if initialized else "",
+        tunnel_ca=describe(recorded.tunnel_ca).fingerprint,
+    )

@@ -1,0 +1,174 @@
+"""Grants: which pods may read what, decided on the vault side alone.
+
+Used by `cloudtaser-cli source allow | deny | grants`. A grant is a policy, a JWT role that carries it, and
+the record by which bridges choose that role at login; each run makes all three agree, so one that was killed
+is completed by the next (spec/openbao.md, "Who may read what").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cloudtaser.errors import UsageError
+from cloudtaser.openbao import policies
+from cloudtaser.openbao.client import OpenBao
+from cloudtaser.openbao.clusters import not_registered, open_layout
+from cloudtaser.openbao.layout import Layout, Space, pod_policy_name, pod_role_name
+from cloudtaser.openbao.paths import (
+    check_in_space,
+    check_namespace,
+    check_path,
+    check_service_account,
+    is_kv2,
+)
+from cloudtaser.openbao.records import Grant, Grants, Records
+from cloudtaser.openbao.roles import granted_role
+from cloudtaser.openbao.steps import Action, Steps
+from cloudtaser.wire.hashes import check_fingerprint, short_fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class GrantResult:
+    """What a namespace and ServiceAccount may read now (or would), and what was done for it."""
+
+    grant: Grant
+    actions: tuple[Action, ...]
+    changed: bool
+
+
+async def allow(
+    client: OpenBao,
+    fingerprint: str,
+    namespace: str,
+    service_account: str,
+    paths: Sequence[str],
+    *,
+    dry_run: bool = False,
+    layout: Layout | None = None,
+) -> GrantResult:
+    """Let the pods of a namespace ("" as ServiceAccount: of all its ServiceAccounts) read these API paths too."""
+    change = await _Change.begin(client, fingerprint, namespace, service_account, paths, dry_run, layout)
+    mounts = await _mounts(client, change.space)
+    for path in paths:
+        check_in_space(path, change.space, mounts)
+    return await change.settle(sorted({*change.held, *paths}), mounts)
+
+
+async def deny(
+    client: OpenBao,
+    fingerprint: str,
+    namespace: str,
+    service_account: str,
+    paths: Sequence[str],
+    *,
+    dry_run: bool = False,
+    layout: Layout | None = None,
+) -> GrantResult:
+    """Take these paths back, or with none given all that was granted to that namespace and ServiceAccount."""
+    change = await _Change.begin(client, fingerprint, namespace, service_account, paths, dry_run, layout)
+    for path in paths:
+        if path not in change.held:
+            raise UsageError(
+                "that was not granted",
+                on=f"--path {path}",
+                fix="see `source grants`; the default role has its own",
+            )
+    left = sorted(set(change.held) - set(paths)) if paths else []
+    return await change.settle(left, await _mounts(client, change.space))
+
+
+async def granted(client: OpenBao, fingerprint: str, *, layout: Layout | None = None) -> tuple[Space, Grants]:
+    """The cluster's space and all grants beside the default one."""
+    check_fingerprint(fingerprint)
+    layout = layout or (await open_layout(client))[0]
+    records = Records(client, layout)
+    recorded = await records.registered(fingerprint)
+    if recorded is None:
+        raise not_registered(fingerprint)
+    return layout.space(recorded.space), await records.grants(fingerprint)
+
+
+@dataclass(slots=True)
+class _Change:
+    """One grant on its way from what is recorded to what is wanted."""
+
+    steps: Steps
+    layout: Layout
+    space: Space
+    fingerprint: str
+    namespace: str
+    service_account: str
+    grants: Grants
+    version: int
+
+    @classmethod
+    async def begin(
+        cls,
+        client: OpenBao,
+        fingerprint: str,
+        namespace: str,
+        service_account: str,
+        paths: Sequence[str],
+        dry_run: bool,
+        layout: Layout | None,
+    ) -> _Change:
+        check_fingerprint(fingerprint)
+        check_namespace(namespace)
+        check_service_account(service_account)
+        for path in paths:
+            check_path(path)
+        detected, _ = await open_layout(client)
+        layout = layout or detected
+        space, _ = await granted(client, fingerprint, layout=layout)
+        grants, version = await Records(client, layout).grants_version(fingerprint)
+        steps = Steps(client, dry_run)
+        return cls(steps, layout, space, fingerprint, namespace, service_account, grants, version)
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """The paths granted so far."""
+        grant = self.grants.roles.get(self.role)
+        return grant.paths if grant else ()
+
+    @property
+    def role(self) -> str:
+        return pod_role_name(self.namespace, self.service_account)
+
+    async def settle(self, paths: list[str], mounts: dict[str, Any]) -> GrantResult:
+        """Make policy, role and record say `paths`. A right is recorded last and taken from the policy first."""
+        grant = Grant(self.namespace, self.service_account, tuple(paths))
+        policy_name = pod_policy_name(self.namespace, self.service_account)
+        role_path = f"auth/{self.space.jwt}/role/{self.role}"
+        where, who = self.space.namespace, f"{self.namespace}/{self.service_account or '*'}"
+        if paths:
+            kv = [mount.rstrip("/") for mount, info in mounts.items() if is_kv2(info)]
+            policy = policies.pod_policy(paths, kv_mounts=kv)
+            await self.steps.policy(where, policy_name, policy, f"what {who} may read")
+            role = granted_role(short_fingerprint(self.fingerprint), self.namespace, self.service_account)
+            await self.steps.ensure(where, role_path, role, f"the login of {who}")
+            await self._record({**self.grants.roles, self.role: grant})
+        else:
+            await self.steps.remove_policy(where, policy_name, f"{who} keeps what every pod may read")
+            await self._record({name: held for name, held in self.grants.roles.items() if name != self.role})
+            await self.steps.remove(where, role_path, f"{who} logs in under the default role")
+        return GrantResult(grant, tuple(self.steps.actions), self.steps.changed)
+
+    async def _record(self, roles: dict[str, Grant]) -> None:
+        record = Grants(dict(sorted(roles.items())))
+        path = f"{self.layout.state_mount}/data/{self.layout.grants(self.fingerprint)}"
+        why = "what bridges go by at login"
+        if record == self.grants:
+            self.steps.fine(self.layout.system_namespace, path, why)
+            return
+        self.steps.actions.append(Action("POST", self.layout.system_namespace, path, why, True))
+        if not self.steps.dry_run:
+            records = Records(self.steps.client, self.layout)
+            await records.write_grants(self.fingerprint, record, self.version)
+
+
+async def _mounts(client: OpenBao, space: Space) -> dict[str, Any]:
+    answer = await client.request("GET", "sys/mounts", namespace=space.namespace)
+    mounts: dict[str, Any] = answer["data"]
+    return mounts

@@ -1,0 +1,119 @@
+"""Policies: what each party may do in OpenBao, as JSON, with nothing beyond (spec/openbao.md, "Policies").
+
+Pure. Used by `registration`, `grants` and `bridge_token`, which store them. No policy lets its holder write
+a policy or a role, to read a secret that is not a pod's own, or to have a certificate signed verbatim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from cloudtaser.openbao.layout import POD_TOKEN_ROLE, Layout, Space
+from cloudtaser.openbao.pki import PkiRole
+
+Policy = dict[str, Any]
+
+# Tokens are made without OpenBao's own `default` policy, which allows more than this.
+_SELF: Final = {
+    "auth/token/lookup-self": ["read"],
+    "auth/token/renew-self": ["update"],
+    "auth/token/revoke-self": ["update"],
+}
+_POD_SELF: Final = _SELF | {
+    "sys/capabilities-self": ["update"],
+    "sys/leases/lookup": ["update"],
+    "sys/leases/renew": ["update"],
+}
+# The rest of auth/jwt/config would let a bridge make OpenBao fetch keys from elsewhere.
+_JWT_CONFIG: Final = ("jwt_validation_pubkeys", "bound_issuer", "jwt_supported_algs")
+
+
+def bridge_policy(layout: Layout) -> Policy:
+    """A bridge's rights in the records and, for every cluster's space, what it does there."""
+    return _policy(_bridge_records(layout, "+") | _bridge_space(_pattern_space("+"), "+/"))
+
+
+def bridge_policy_for(layout: Layout, spaces: Iterable[tuple[str, Space]]) -> Policy:
+    """The same for the clusters (fingerprint, space) alone, without a wildcard."""
+    paths: dict[str, Any] = {}
+    for fingerprint, space in spaces:
+        paths |= _bridge_records(layout, fingerprint) | _bridge_space(space, f"{space.name}/")
+    return _policy(paths)
+
+
+def bridge_own_policy(layout: Layout, bridge_id: str) -> Policy:
+    """A bridge's rights that no other bridge has: its own sign of life."""
+    return _policy({_record(layout, layout.bridge(bridge_id)): ["create", "read", "update"]} | _SELF)
+
+
+def admin_proxy_policy() -> Policy:
+    """A bridge's second token: put secrets in for the first time; neither read nor overwrite one."""
+    space = _pattern_space("+")
+    paths = {f"+/{space.secret}/data/*": ["create"], f"+/{space.secret}/metadata/*": ["read"]}
+    return _policy(paths | _SELF)
+
+
+def operator_policy() -> Policy:
+    """An operator in its space: make tokens for its pods under their own role, and take them back."""
+    paths = {
+        f"auth/token/create/{POD_TOKEN_ROLE}": ["create", "update"],
+        "auth/token/revoke-accessor": ["update"],
+    }
+    return _policy(paths | _SELF)
+
+
+def default_pod_policy(space: Space, accessor: str) -> Policy:
+    """Any pod: what lies under its own Kubernetes namespace. `accessor` is that of the JWT mount, whose alias
+    metadata hold the namespace that the cluster vouched for."""
+    namespace = f"{{{{identity.entity.aliases.{accessor}.metadata.namespace}}}}"
+    return pod_policy([f"{space.secret}/data/{namespace}/*"], kv_mounts=[space.secret])
+
+
+def pod_policy(paths: Iterable[str], *, kv_mounts: Iterable[str]) -> Policy:
+    """Read exactly these API paths, and of a KV v2 entry its metadata too, by which a change is noticed."""
+    allowed: dict[str, Any] = {}
+    for path in sorted(paths):
+        allowed[path] = ["read"]
+        for mount in kv_mounts:
+            if path.startswith(f"{mount}/data/"):
+                allowed[f"{mount}/metadata/{path.removeprefix(f'{mount}/data/')}"] = ["read"]
+    return _policy(allowed | _POD_SELF)
+
+
+def _bridge_records(layout: Layout, fingerprint: str) -> dict[str, Any]:
+    return {
+        f"{layout.state_mount}/metadata/{layout.clusters}": ["list"],
+        _record(layout, layout.registered(fingerprint)): ["read"],
+        _record(layout, layout.initialized(fingerprint)): ["create", "read"],
+        _record(layout, layout.keys(fingerprint)): ["create", "read", "update"],
+        _record(layout, layout.grants(fingerprint)): ["read"],
+        _record(layout, layout.revoked(fingerprint)): ["read"],
+    }
+
+
+def _bridge_space(space: Space, prefix: str) -> dict[str, Any]:
+    paths: dict[str, Any] = {
+        f"{prefix}auth/{space.jwt}/config": {
+            "capabilities": ["update"],
+            "allowed_parameters": {name: [] for name in _JWT_CONFIG},
+        }
+    }
+    paths |= {f"{prefix}{role.mount(space)}/sign/{role}": ["update"] for role in PkiRole}
+    return paths | {f"{prefix}{mount}/revoke": ["update"] for mount in (space.pki_tunnel, space.pki_pod)}
+
+
+def _pattern_space(name: str) -> Space:
+    return Space(name, name)
+
+
+def _record(layout: Layout, path: str) -> str:
+    return f"{layout.state_mount}/data/{path}"
+
+
+def _policy(paths: dict[str, Any]) -> Policy:
+    return {
+        "path": {
+            path: rule if isinstance(rule, dict) else {"capabilities": rule} for path, rule in paths.items()
+        }
+    }

@@ -1,0 +1,238 @@
+"""Registration: give a cluster its space in OpenBao.
+
+Used by `cloudtaser-cli source register`. Everything is done by idempotent steps with
+the registration's record last: a run killed anywhere is completed by the next, and bridges see a cluster only
+once all of it is there (spec/openbao.md, "source register is idempotent").
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import time
+from dataclasses import dataclass, replace
+from typing import Final
+
+from cloudtaser.errors import CloudtaserError, UsageError
+from cloudtaser.openbao import policies
+from cloudtaser.openbao.authorities import Authority, ensure_authority
+from cloudtaser.openbao.client import OpenBao
+from cloudtaser.openbao.clusters import find_space, open_layout
+from cloudtaser.openbao.layout import (
+    ADMIN_PROXY_POLICY,
+    BRIDGE_POLICY,
+    DEFAULT_POD_POLICY,
+    DEFAULT_ROLE,
+    OPERATOR_POLICY,
+    OPERATOR_ROLE,
+    POD_TOKEN_ROLE,
+    Layout,
+    Space,
+    check_space_name,
+)
+from cloudtaser.openbao.pki import PkiRole, role_settings
+from cloudtaser.openbao.records import Records, Registered, instant
+from cloudtaser.openbao.roles import default_role, operator_role, pod_token_role
+from cloudtaser.openbao.steps import Action, Steps
+from cloudtaser.wire.bootstrap import derive_psk
+from cloudtaser.wire.hashes import check_fingerprint, init_room, short_fingerprint
+from cloudtaser.wire.names import OPERATOR_SUBJECT
+
+UNUSED_SECONDS: Final = 24 * 3600
+_JOIN_CODE_BYTES: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrationResult:
+    """What a registration came to. A CA is None where a dry run would make it."""
+
+    fingerprint: str
+    space: Space
+    init_hash: str
+    tunnel_ca: Authority | None
+    pod_ca: Authority | None
+    join_code: str
+    actions: tuple[Action, ...]
+    created: bool
+    changed: bool
+    initialized: bool
+    expires_at: str
+
+    @property
+    def info_hash(self) -> str:
+        """The operational room, hex: who knows it can enter that room."""
+        return self.tunnel_ca.fingerprint if self.tunnel_ca else ""
+
+    @property
+    def bridge_pin(self) -> str:
+        """What an operator may pin, safe in git: it is not the room's hash."""
+        return self.tunnel_ca.pin if self.tunnel_ca else ""
+
+
+async def register(
+    client: OpenBao,
+    fingerprint: str,
+    *,
+    space: str | None = None,
+    join_code: bool = False,
+    broker_addresses: tuple[str, ...] = (),
+    dry_run: bool = False,
+    layout: Layout | None = None,
+    now: float | None = None,
+) -> RegistrationResult:
+    """Set up server, space and record of a cluster, whatever of it is there already.
+
+    `space` names the space where the default name belongs to another cluster; `join_code` asks for a code
+    that the operator must then show, and makes any earlier one void. Raises UsageError, OpenBaoError,
+    UnavailableError.
+    """
+    check_fingerprint(fingerprint)
+    if space is not None:
+        check_space_name(space)
+    moment = time.time() if now is None else now
+    detected, created_by = await open_layout(client)
+    layout = layout or detected
+    records, steps = Records(client, layout), Steps(client, dry_run)
+    await _set_up_server(steps, layout)
+    recorded, version = await records.registered_version(fingerprint)
+    place = await _choose_space(client, layout, fingerprint, space, recorded)
+    await _ensure_namespace(steps, layout, place, fingerprint)
+    tunnel_ca, pod_ca = await _set_up_space(steps, layout, place, fingerprint, recorded, moment)
+    initialized = recorded is not None and await records.initialized(fingerprint) is not None
+    if join_code and initialized:
+        raise UsageError(
+            "the cluster has come in already; a join code is for the first time",
+            on=fingerprint,
+            fix="leave --join-code away",
+        )
+    code = base64.b32encode(secrets.token_bytes(_JOIN_CODE_BYTES)).decode().rstrip("=") if join_code else ""
+    wanted = Registered(
+        fingerprint=fingerprint,
+        created_at=instant(moment),
+        created_by=created_by,
+        expires_at=instant(moment + UNUSED_SECONDS),
+        init_room=init_room(fingerprint).hex(),
+        info_hash=tunnel_ca.fingerprint if tunnel_ca else "",
+        tunnel_ca=tunnel_ca.pem if tunnel_ca else "",
+        pod_ca=pod_ca.pem if pod_ca else "",
+        space=place.name,
+        namespace=place.namespace,
+        operator_subject=OPERATOR_SUBJECT,
+        join_psk=derive_psk(fingerprint, code).hex() if code else "",
+        policies=(DEFAULT_POD_POLICY, OPERATOR_POLICY),
+        mounts=place.mounts,
+        broker_addresses=broker_addresses,
+    )
+    if recorded is not None:
+        wanted = _carry_over(
+            wanted, recorded, renew=bool(code) or (not initialized and recorded.lapsed(moment))
+        )
+    path = f"{layout.state_mount}/data/{layout.registered(fingerprint)}"
+    if wanted == recorded:
+        steps.fine(layout.system_namespace, path, "the registration")
+    else:
+        why = "record the registration: bridges see the cluster from now on"
+        steps.actions.append(Action("POST", layout.system_namespace, path, why, True))
+        if not dry_run:
+            await records.write_registered(wanted, version)
+    return RegistrationResult(
+        fingerprint=fingerprint,
+        space=place,
+        init_hash=wanted.init_room,
+        tunnel_ca=tunnel_ca,
+        pod_ca=pod_ca,
+        join_code="" if dry_run else code,
+        actions=tuple(steps.actions),
+        created=recorded is None,
+        changed=steps.changed,
+        initialized=initialized,
+        expires_at=wanted.expires_at,
+    )
+
+
+def _carry_over(wanted: Registered, recorded: Registered, *, renew: bool) -> Registered:
+    """What an earlier registration settled stays; `renew` begins its 24 hours again."""
+    return replace(
+        wanted,
+        created_at=recorded.created_at,
+        created_by=recorded.created_by,
+        expires_at=wanted.expires_at if renew else recorded.expires_at,
+        join_psk=wanted.join_psk or recorded.join_psk,
+        suspended=recorded.suspended,
+        broker_addresses=wanted.broker_addresses or recorded.broker_addresses,
+    )
+
+
+async def _set_up_server(steps: Steps, layout: Layout) -> None:
+    """What all clusters share: the namespace, the records' mount, the bridges' policies."""
+    system = layout.system_namespace
+    await steps.ensure("", f"sys/namespaces/{system}", {}, "holds everything of cloudtaser")
+    await steps.mount(system, layout.state_mount, "kv", "holds the records")
+    why = "no record is overwritten unseen"
+    await steps.ensure(system, f"{layout.state_mount}/config", {"cas_required": True}, why)
+    await steps.mount(system, layout.shared_mount, "kv", "holds what several clusters may read")
+    await steps.policy(system, BRIDGE_POLICY, policies.bridge_policy(layout), "what a bridge may do")
+    why = "what a bridge may do for an administrator"
+    await steps.policy(system, ADMIN_PROXY_POLICY, policies.admin_proxy_policy(), why)
+
+
+async def _choose_space(
+    client: OpenBao, layout: Layout, fingerprint: str, asked: str | None, recorded: Registered | None
+) -> Space:
+    """The space recorded, or begun under another name, or asked for, or of the default name."""
+    existing = recorded.space if recorded else await find_space(client, layout, fingerprint)
+    if existing is not None and asked is not None and asked != existing:
+        raise UsageError(
+            f"the cluster has its space already, under the name {existing}",
+            on=f"--space {asked}",
+            fix="leave --space away, or deregister the cluster with --purge first",
+        )
+    return layout.space(existing or asked or short_fingerprint(fingerprint))
+
+
+async def _ensure_namespace(steps: Steps, layout: Layout, space: Space, fingerprint: str) -> None:
+    path = f"sys/namespaces/{space.name}"
+    current = await steps.find(layout.system_namespace, path)
+    if current is None:
+        body = {"custom_metadata": {"fingerprint": fingerprint}}
+        await steps.do("POST", layout.system_namespace, path, "the cluster's space", body)
+        return
+    owner = (current.get("custom_metadata") or {}).get("fingerprint") or "nobody known to cloudtaser"
+    if current.get("tainted"):
+        raise CloudtaserError("the space is being deleted", on=space.namespace, fix="try again in a moment")
+    if owner != fingerprint:
+        raise CloudtaserError(
+            f"the space belongs to {owner}", on=space.namespace, fix="choose another name with --space NAME"
+        )
+    steps.fine(layout.system_namespace, path, "the cluster's space")
+
+
+async def _set_up_space(
+    steps: Steps, layout: Layout, space: Space, fingerprint: str, recorded: Registered | None, now: float
+) -> tuple[Authority | None, Authority | None]:
+    where, fp8 = space.namespace, short_fingerprint(fingerprint)
+    await steps.mount(where, space.secret, "kv", "holds the cluster's secrets")
+    await steps.mount(where, space.transit, "transit", "holds keys that encrypt for the cluster")
+    tunnel_ca = await ensure_authority(
+        steps, where, space.pki_tunnel, "tunnel CA", recorded=recorded.tunnel_ca if recorded else "", now=now
+    )
+    pod_ca = await ensure_authority(
+        steps, where, space.pki_pod, "pod CA", recorded=recorded.pod_ca if recorded else "", now=now
+    )
+    for role in PkiRole:
+        path = f"{role.mount(space)}/roles/{role}"
+        await steps.ensure(
+            where, path, role_settings(role, fingerprint), f"what certificates of role {role} may say"
+        )
+    login = await steps.mount(where, f"auth/{space.jwt}", "jwt", "pods and operator log in here")
+    accessor = str(login["accessor"]) if login else "<accessor of auth/jwt>"
+    policy = policies.default_pod_policy(space, accessor)
+    why = "every pod may read what lies under its own namespace"
+    await steps.policy(where, DEFAULT_POD_POLICY, policy, why)
+    await steps.policy(where, OPERATOR_POLICY, policies.operator_policy(), "what the operator may do")
+    roles = f"auth/{space.jwt}/role"
+    await steps.ensure(where, f"{roles}/{DEFAULT_ROLE}", default_role(fp8), "any pod of the cluster")
+    await steps.ensure(where, f"{roles}/{OPERATOR_ROLE}", operator_role(fp8), "the cluster's operator")
+    path = f"auth/token/roles/{POD_TOKEN_ROLE}"
+    await steps.ensure(where, path, pod_token_role(), "tokens that the operator makes for sealed pods")
+    return tunnel_ca, pod_ca
