@@ -19,26 +19,27 @@ from pathlib import Path
 
 from cloudtaser.beacon.config import PROGRAM, BeaconConfig, parse
 from cloudtaser.beacon.dev import in_memory, self_signed
+from cloudtaser.beacon.link import Tap
 from cloudtaser.beacon.server import Beacon
 from cloudtaser.errors import CloudtaserError, ConfigError
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The program. Returns the exit status."""
+def main(arguments: Sequence[str] | None = None, *, tap: Tap | None = None) -> int:
+    """The program. Returns the exit status. `tap` sees what is relayed; tests and the demo set it, no flag does."""
     try:
         config = parse(sys.argv[1:] if arguments is None else arguments, os.environ)
         with ExitStack() as stack:
             if config.dev:
                 config = _with_dev_certificate(config, stack)
             with asyncio.Runner(loop_factory=_new_loop) as runner:
-                return runner.run(_run(config))
+                return runner.run(_run(config, tap))
     except CloudtaserError as error:
         print(f"{PROGRAM}: {error.diagnostic()}", file=sys.stderr)
         return error.exit_code
 
 
-async def _run(config: BeaconConfig) -> int:
-    beacon = Beacon(config)
+async def _run(config: BeaconConfig, tap: Tap | None) -> int:
+    beacon = Beacon(config, tap=tap)
     await beacon.start()
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()

@@ -11,6 +11,7 @@ from cloudtaser.demo import setup
 from cloudtaser.demo.chain import Chain
 from cloudtaser.demo.search import occurrences
 from cloudtaser.openbao.client import OpenBao
+from cloudtaser.wire import names
 from tests.chain_tools import delivered, eventually, pod_client
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -66,6 +67,12 @@ async def test_neither_beacon_nor_broker_sees_a_secret(chain: Chain, admin: Open
     for part in ("beacon", "operator"):
         assert occurrences(crossed(chain, part), wanted) == []
     await application.stop()
+
+
+async def test_the_recorders_do_record(chain: Chain) -> None:
+    """What each part can see is there: the pods' ClientHello at the broker, TLS records at the beacon."""
+    assert names.BRIDGE_NAME.encode() in crossed(chain, "operator")
+    assert b"\x17\x03\x03" in crossed(chain, "beacon")
 
 
 async def test_no_private_key_and_no_channel_token_crossed(chain: Chain) -> None:
