@@ -44,7 +44,7 @@ async def make_bridge_token(
     dry_run: bool = False,
     layout: Layout | None = None,
 ) -> BridgeToken:
-    """A token for one bridge, from any address unless `cidrs`, for all clusters unless `clusters` (fingerprints).
+    """A token for one bridge: from any address unless `cidrs`, for all clusters unless `clusters`.
 
     Tokens made for it earlier live on; what they may do follows the policies, which this rewrites.
     """

@@ -5,6 +5,7 @@ Used by `cloudtaser-cli source deregister`.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from cloudtaser.errors import CloudtaserError
@@ -22,6 +23,8 @@ from cloudtaser.openbao.records import Records
 from cloudtaser.openbao.steps import Action, Steps
 from cloudtaser.wire.hashes import check_fingerprint
 
+_DELETION_WAIT: Final = 60.0  # seconds
+_DELETION_POLL: Final = 0.1
 _OF_OPENBAO: Final = ("system", "identity", "cubbyhole")
 _WITHOUT_LEASES: Final = (*_OF_OPENBAO, *(f"ns_{kind}" for kind in _OF_OPENBAO), "kv", "transit", "pki")
 
@@ -52,12 +55,25 @@ async def deregister(
     if name is not None:
         await _empty_space(steps, layout.space(name))
         if purge:
-            await steps.do(
-                "DELETE", system, f"sys/namespaces/{name}", "delete the space with all its secrets"
-            )
-    if not steps.changed:
+            path = f"sys/namespaces/{name}"
+            await steps.do("DELETE", system, path, "delete the space with all its secrets")
+            if not dry_run:
+                await _until_gone(steps, system, path)
+    if not any(action.changed and "/revoke-prefix/" not in action.path for action in steps.actions):
         raise CloudtaserError("no such cluster is registered", on=fingerprint, fix="see `source list`")
     return tuple(steps.actions)
+
+
+async def _until_gone(steps: Steps, namespace: str, path: str) -> None:
+    """OpenBao deletes a namespace in the background."""
+    try:
+        async with asyncio.timeout(_DELETION_WAIT):
+            while await steps.find(namespace, path) is not None:
+                await asyncio.sleep(_DELETION_POLL)
+    except TimeoutError:
+        raise CloudtaserError(
+            "the space is still being deleted", on=namespace, fix="OpenBao goes on by itself; see its log"
+        ) from None
 
 
 async def _empty_space(steps: Steps, space: Space) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cloudtaser.errors import UsageError
 from cloudtaser.openbao import policies
 from cloudtaser.openbao.client import OpenBao
 from cloudtaser.openbao.clusters import not_registered, open_layout
@@ -48,7 +47,7 @@ async def allow(
     dry_run: bool = False,
     layout: Layout | None = None,
 ) -> GrantResult:
-    """Let the pods of a namespace ("" as ServiceAccount: of all its ServiceAccounts) read these API paths too."""
+    """Let the pods of a namespace and ServiceAccount ("": any of it) read these API paths too."""
     change = await _Change.begin(client, fingerprint, namespace, service_account, paths, dry_run, layout)
     mounts = await _mounts(client, change.space)
     for path in paths:
@@ -66,15 +65,8 @@ async def deny(
     dry_run: bool = False,
     layout: Layout | None = None,
 ) -> GrantResult:
-    """Take these paths back, or with none given all that was granted to that namespace and ServiceAccount."""
+    """Take these paths back, or with none given all that was granted. What was not granted is no error."""
     change = await _Change.begin(client, fingerprint, namespace, service_account, paths, dry_run, layout)
-    for path in paths:
-        if path not in change.held:
-            raise UsageError(
-                "that was not granted",
-                on=f"--path {path}",
-                fix="see `source grants`; the default role has its own",
-            )
     left = sorted(set(change.held) - set(paths)) if paths else []
     return await change.settle(left, await _mounts(client, change.space))
 
@@ -137,7 +129,7 @@ class _Change:
         return pod_role_name(self.namespace, self.service_account)
 
     async def settle(self, paths: list[str], mounts: dict[str, Any]) -> GrantResult:
-        """Make policy, role and record say `paths`. A right is recorded last and taken from the policy first."""
+        """Make policy, role and record say `paths`; a right leaves the policy before the record."""
         grant = Grant(self.namespace, self.service_account, tuple(paths))
         policy_name = pod_policy_name(self.namespace, self.service_account)
         role_path = f"auth/{self.space.jwt}/role/{self.role}"

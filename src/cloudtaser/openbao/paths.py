@@ -49,7 +49,7 @@ def check_path(path: str) -> str:
 
 
 def check_in_space(path: str, space: Space, mounts: Mapping[str, Any]) -> None:
-    """UsageError unless `path` lies on a mount of the space (`mounts` as sys/mounts answers) that holds secrets."""
+    """UsageError unless `path` lies on a mount of the space that holds secrets; `mounts` is sys/mounts."""
     first = path.split("/", 1)[0]
     if first in (*_NOT_SECRETS, space.pki_tunnel, space.pki_pod):
         raise UsageError(f"no pod is granted anything under {first}/", on=f"--path {path}")
