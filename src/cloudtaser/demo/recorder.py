@@ -1,8 +1,8 @@
 """A beacon, or an operator with its broker, that writes down everything it can read.
 
-`python -m cloudtaser.demo.recorder beacon|operator FILE -- ARGUMENT…` runs the real program with a tap that no
-flag of it reaches: what an attacker in full control of that part would see. Used by the demo ("what the beacon
-saw") and by the tests of blindness.
+`python -m cloudtaser.demo.recorder beacon|operator FILE -- ARGUMENT…` runs the real program with a tap that
+no flag of it reaches: what an attacker in full control of that part would see. Used by the demo ("what the
+beacon saw") and by the tests of blindness.
 """
 
 from __future__ import annotations
