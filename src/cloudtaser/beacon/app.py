@@ -25,7 +25,7 @@ from cloudtaser.errors import CloudtaserError, ConfigError
 
 
 def main(arguments: Sequence[str] | None = None, *, tap: Tap | None = None) -> int:
-    """The program. Returns the exit status. `tap` sees what is relayed; tests and the demo set it, no flag does."""
+    """The program. Returns the exit status. `tap` sees what is relayed; no flag reaches it, only tests do."""
     try:
         config = parse(sys.argv[1:] if arguments is None else arguments, os.environ)
         with ExitStack() as stack:

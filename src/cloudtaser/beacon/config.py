@@ -8,21 +8,27 @@ wins over its variable, a variable over the default. Times are seconds, sizes by
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final, NoReturn, cast
 
 from cloudtaser.beacon.log import LEVELS
+from cloudtaser.beacon.values import (
+    Endpoint,
+    between,
+    duration,
+    endpoint_or_off,
+    endpoints,
+    one_of,
+    rate,
+    size,
+    yes,
+)
 from cloudtaser.errors import ConfigError, UsageError
 from cloudtaser.version import VERSION
 
 PROGRAM: Final = "cloudtaser-beacon"
 ENVIRONMENT: Final = "CLOUDTASER_BEACON_"
-Endpoint = tuple[str, int]
-
-_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SIZES: Final = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,79 +64,6 @@ class BeaconConfig:
     cert_poll: float = 10.0
 
 
-def duration(text: str) -> float:
-    """`250ms`, `5s`, `10m`, `24h`, `7d`, or a number of seconds; more than none."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?", text.strip())
-    if not found or float(found[1]) <= 0:
-        raise ValueError(f"{text!r} is not a time; write 250ms, 5s, 10m or 24h")
-    return float(found[1]) * _UNITS[found[2] or "s"]
-
-
-def size(text: str) -> int:
-    """`65536`, `256KiB`, `1MiB`."""
-    found = re.fullmatch(r"(\d+)\s*(?:([KMG])(?:iB|B)?|B)?", text.strip())
-    if not found:
-        raise ValueError(f"{text!r} is not a size; write 65536, 256KiB or 1MiB")
-    return int(found[1]) * _SIZES[found[2] or ""]
-
-
-def endpoint(text: str) -> Endpoint:
-    """`host:port`, `[address]:port`, or `:port` for every address of the machine."""
-    host, colon, port = text.strip().rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise ValueError(f"{text!r} is not an address; write an IPv6 address as [::1]:443")
-    if not colon or not port.isdecimal() or int(port) > 65535:
-        raise ValueError(f"{text!r} is not an address; write host:port or :port")
-    return host, int(port)
-
-
-def _endpoints(text: str) -> tuple[Endpoint, ...]:
-    return tuple(endpoint(part) for part in text.split(",") if part.strip())
-
-
-def _no_endpoint(text: str) -> Endpoint | None:
-    return None if text == "off" else endpoint(text)
-
-
-def _between(low: int, high: int, read: Callable[[str], int] = int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        try:
-            number = read(text)
-        except ValueError as error:
-            raise ValueError(str(error) if read is size else f"{text!r} is not a whole number") from None
-        if not low <= number <= high:
-            raise ValueError(f"{text!r} is not between {low} and {high}")
-        return number
-
-    return parse
-
-
-def _rate(text: str) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(?:/s)?", text.strip())
-    if not found or float(found[1]) <= 0:
-        raise ValueError(f"{text!r} is not a rate; write a number a second, such as 50")
-    return float(found[1])
-
-
-def _one_of(*choices: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in choices:
-            raise ValueError(f"{text!r} is none of {', '.join(choices)}")
-        return text
-
-    return parse
-
-
-def _yes(text: str) -> bool:
-    if text.lower() in ("1", "true", "yes", "on"):
-        return True
-    if text.lower() in ("0", "false", "no", "off", ""):
-        return False
-    raise ValueError(f"{text!r} is neither true nor false")
-
-
 @dataclass(frozen=True, slots=True)
 class _Setting:
     name: str
@@ -148,23 +81,51 @@ class _Setting:
         return ENVIRONMENT + self.name.upper()
 
 
-_COUNT: Final = _between(1, 10_000_000)
-_COUNT_0: Final = _between(0, 10_000_000)
-_EARLY: Final = _between(0, 65_536, size)
-_BUFFER: Final = _between(16_384, 16 * 1024**2, size)
-_PAIRINGS: Final = _one_of("longest", "random")
+_COUNT: Final = between(1, 10_000_000)
+_COUNT_0: Final = between(0, 10_000_000)
+_EARLY: Final = between(0, 65_536, size)
+_BUFFER: Final = between(16_384, 16 * 1024**2, size)
+_PAIRINGS: Final = one_of("longest", "random")
 _GROUPS: Final[tuple[tuple[str, tuple[_Setting, ...]], ...]] = (
     (
         "where and as whom",
         (
-            _Setting("addr", "HOST:PORT", _endpoints, ":443", "listen here; may repeat"),
-            _Setting("tls_cert", "FILE", str, "", "chain, PEM; read again when it changes"),
+            _Setting(
+                "addr",
+                "HOST:PORT",
+                endpoints,
+                ":443",
+                "listen here; may repeat; without a host on every address",
+            ),
+            _Setting(
+                "tls_cert", "FILE", str, "", "certificate and its chain, PEM; read again when it changes"
+            ),
             _Setting("tls_key", "FILE", str, "", "its key, PEM; P-256 is the fastest"),
-            _Setting("dev", "", _yes, "", "use a self-signed certificate (needs cryptography)"),
-            _Setting("dev_cert_out", "FILE", str, "", "where --dev puts it, for --beacon-ca"),
-            _Setting("metrics_addr", "HOST:PORT", _no_endpoint, "127.0.0.1:9090", "metrics and health; or off"),
-            _Setting("pairing", "HOW", _PAIRINGS, "longest", "whom to match: longest (waiting) or random"),
-            _Setting("log_level", "LEVEL", _one_of(*LEVELS), "info", "debug, info, warning or error"),
+            _Setting(
+                "dev", "", yes, "", "make a self-signed certificate instead (needs the package cryptography)"
+            ),
+            _Setting(
+                "dev_cert_out",
+                "FILE",
+                str,
+                "",
+                "where --dev writes its certificate, for the clients' --beacon-ca",
+            ),
+            _Setting(
+                "metrics_addr",
+                "HOST:PORT",
+                endpoint_or_off,
+                "127.0.0.1:9090",
+                "/metrics, /healthz and /readyz; or off",
+            ),
+            _Setting(
+                "pairing",
+                "HOW",
+                _PAIRINGS,
+                "longest",
+                "whom a newcomer meets: longest (who waits longest) or random",
+            ),
+            _Setting("log_level", "LEVEL", one_of(*LEVELS), "info", "debug, info, warning or error"),
         ),
     ),
     (
@@ -174,9 +135,15 @@ _GROUPS: Final[tuple[tuple[str, tuple[_Setting, ...]], ...]] = (
             _Setting("hello_timeout", "TIME", duration, "5s", "from the handshake to the whole hello"),
             _Setting("max_parked_per_room", "N", _COUNT, "64", "parked in one room under one role"),
             _Setting("max_parked", "N", _COUNT, "20000", "parked in all"),
-            _Setting("max_parked_age", "TIME", duration, "24h", "after that a party is told to come again"),
-            _Setting("max_pairs", "N", _COUNT_0, "0", "0: half the descriptor limit less 100"),
-            _Setting("source_rate", "N", _rate, "50", "new connections a second from an IPv4 or IPv6 /64"),
+            _Setting(
+                "max_parked_age", "TIME", duration, "24h", "parked that long, a party is told to come again"
+            ),
+            _Setting(
+                "max_pairs", "N", _COUNT_0, "0", "pairs in all; 0 is half the descriptor limit less 100"
+            ),
+            _Setting(
+                "source_rate", "N", rate, "50", "new connections a second from one source; an IPv6 /64 is one"
+            ),
             _Setting("source_burst", "N", _COUNT, "2000", "new connections from one source at once"),
             _Setting("early_bytes", "SIZE", _EARLY, "4KiB", "said behind the hello before the match"),
             _Setting("buffer", "SIZE", _BUFFER, "256KiB", "held for a direction, then it waits"),
@@ -188,15 +155,27 @@ _GROUPS: Final[tuple[tuple[str, tuple[_Setting, ...]], ...]] = (
         "timing",
         (
             _Setting("remind_every", "TIME", duration, "20s", "tell the parked that they are still parked"),
-            _Setting("parked_dead_after", "TIME", duration, "30s", "a parked party that acknowledges nothing"),
-            _Setting("pair_dead_after", "TIME", duration, "2m", "the same once matched, or stops reading"),
+            _Setting(
+                "parked_dead_after",
+                "TIME",
+                duration,
+                "30s",
+                "a parked party that acknowledges nothing that long is gone",
+            ),
+            _Setting(
+                "pair_dead_after",
+                "TIME",
+                duration,
+                "2m",
+                "the same for a matched party, also when it stops reading",
+            ),
             _Setting("linger", "TIME", duration, "2s", "for a party that was turned away to close"),
             _Setting("drain_grace", "TIME", duration, "30s", "for pairs to finish after SIGTERM"),
-            _Setting("drain_spread", "TIME", duration, "5s", "for the parked to come back in"),
-            _Setting("cert_poll", "TIME", duration, "10s", "how often the certificate's files are looked at"),
+            _Setting("drain_spread", "TIME", duration, "5s", "over which the parked are told to come back"),
+            _Setting("cert_poll", "TIME", duration, "10s", "how often to look for a new certificate"),
         ),
     ),
-)  # fmt: skip
+)
 _SETTINGS: Final = {setting.name: setting for _, group in _GROUPS for setting in group}
 assert set(_SETTINGS) == {field.name for field in fields(BeaconConfig)}
 
@@ -218,26 +197,19 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> BeaconCon
         if raw is None:
             raw = setting.default
         values[name] = _value(setting, raw, source)
-    return _checked(BeaconConfig(**cast("Any", values)), environment)
+    return _checked(BeaconConfig(**cast("Any", values)))
 
 
 def _value(setting: _Setting, raw: object, source: str) -> object:
     try:
         if isinstance(raw, list):
-            return tuple(each for text in raw for each in _endpoints(text))
+            return tuple(each for text in raw for each in endpoints(text))
         return setting.parse(str(raw))
     except ValueError as error:
         raise ConfigError(str(error), on=source) from None
 
 
-def _checked(config: BeaconConfig, environment: Mapping[str, str]) -> BeaconConfig:
-    unknown = sorted(
-        name
-        for name in environment
-        if name.startswith(ENVIRONMENT) and name not in {setting.variable for setting in _SETTINGS.values()}
-    )
-    if unknown:
-        raise ConfigError("there is no such setting", on=unknown[0], fix=f"see {PROGRAM} --help")
+def _checked(config: BeaconConfig) -> BeaconConfig:
     if not config.addr:
         raise ConfigError("no address to listen on", on="--addr")
     if config.dev and (config.tls_cert or config.tls_key):
@@ -262,8 +234,8 @@ def _parser() -> _Parser:
         description="Pairs two outbound TLS connections that name the same room, and relays their bytes, "
         "which it cannot read. It keeps no state: start it again at any time.",
         epilog="Every setting can also come from the environment: CLOUDTASER_BEACON_ and its name in "
-        "capitals, such as CLOUDTASER_BEACON_MAX_PAIRS=5000 or CLOUDTASER_BEACON_ADDR=a:443,b:443; a flag wins. "
-        "Times: 250ms, 5s, 10m, 24h. Sizes: 65536, 256KiB. "
+        "capitals, such as CLOUDTASER_BEACON_MAX_PAIRS=5000 or CLOUDTASER_BEACON_ADDR=a:443,b:443; "
+        "a flag wins. Times: 250ms, 5s, 10m, 24h. Sizes: 65536, 256KiB. "
         "SIGTERM drains and exits 0, SIGHUP reads the certificate again.",
     )
     for title, settings in _GROUPS:
