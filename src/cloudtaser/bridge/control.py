@@ -1,9 +1,9 @@
 """The `control` stream: JSON lines between broker and bridge, about themselves and nothing secret.
 
 Used by `tunnels`, one for each tunnel at most. Each side may say `{"type":"version","version":…}` first; a
-broker may ask `{"type":"health"}`, which is answered in kind, and hint with `{"type":"keys"}` that the signing
-keys of its cluster changed. Unknown types are ignored, so that either side may be newer. Lines are short and
-few: whoever sends more is cut off.
+broker may ask `{"type":"health"}`, which is answered in kind, and hint with `{"type":"keys"}` that its
+cluster's signing keys changed. Unknown types are ignored, so that either side may be newer. Lines are short
+and few: whoever sends more is cut off.
 """
 
 from __future__ import annotations

@@ -66,6 +66,11 @@ class Parker:
         """Spares that a beacon has confirmed."""
         return self._parking.parked
 
+    @property
+    def busy(self) -> bool:
+        """Whether anybody is still on the way in or out."""
+        return bool(self._visits)
+
     def lonely_for(self) -> float | None:
         """Seconds since which nobody was met, if that is a minute or more."""
         now = self._loop.time()

@@ -64,9 +64,9 @@ def replaces(old: Snapshot, new: Snapshot) -> bool:
     """Whether `new` is another cluster under the same fingerprint, to which no open tunnel belongs: its
     registration was made anew, a CA changed, or it was reset."""
     one, other = old.registered, new.registered
-    if (one.tunnel_ca, one.pod_ca, one.namespace) != (other.tunnel_ca, other.pod_ca, other.namespace):
+    if (one.created_at, one.space, one.namespace) != (other.created_at, other.space, other.namespace):
         return True
-    if one.join_psk != other.join_psk:
+    if (one.tunnel_ca, one.pod_ca, one.join_psk) != (other.tunnel_ca, other.pod_ca, other.join_psk):
         return True
     return old.initialized is not None and old.initialized != new.initialized
 

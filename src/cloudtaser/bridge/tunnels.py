@@ -65,8 +65,8 @@ class Tunnels:
         on_change: Callable[[], None],
         on_failed: Callable[[str, CloudtaserError], None],
     ) -> None:
-        """`context` gives the current TLS context; `serve` the protocol for the stream of a pod or the operator,
-        None to refuse it; `on_change` hears that a tunnel came or went; `on_failed` that a stream failed."""
+        """`context` gives the current TLS context; `serve` the protocol for a pod's or the operator's stream
+        (None: refused); `on_change` hears that a tunnel came or went; `on_failed` that a stream failed."""
         self._cluster = cluster
         self._context = context
         self._serve = serve

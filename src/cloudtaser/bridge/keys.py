@@ -1,0 +1,230 @@
+"""A cluster's signing keys: read from its own API server, recorded, and given to OpenBao.
+
+Used by `station`, one for each cluster. The way there is an `apiserver` stream of a tunnel with TLS inside,
+checked against the CA recorded at first initialisation: whoever carries the bytes can change nothing. A set
+without a recorded key is put aside until a person accepts it (spec/wire.md, "Keys of the cluster").
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+from collections.abc import Callable
+from typing import Final
+
+from cloudtaser.bridge import keyset
+from cloudtaser.bridge.background import Background
+from cloudtaser.bridge.cluster import Cluster
+from cloudtaser.bridge.keyset import Jwks
+from cloudtaser.bridge.tokens import KeySet
+from cloudtaser.errors import CloudtaserError, NotAuthorisedError, ProtocolError, UnavailableError
+from cloudtaser.net.http import request
+from cloudtaser.net.layers import TlsLayer
+from cloudtaser.net.tunnel import Tunnel
+from cloudtaser.openbao.client import CasConflict, OpenBao
+from cloudtaser.openbao.layout import Space
+from cloudtaser.openbao.records import Initialized, Keys, Records, instant
+from cloudtaser.secret import Secret
+from cloudtaser.wire.opening import Kind, Opening
+from cloudtaser.wire.strict_json import parse_object
+
+INTERVAL: Final = 300.0
+"""Seconds between two readings, give or take a tenth."""
+RETRY: Final = 30.0
+"""The same after one that failed."""
+AT_MOST_EVERY: Final = 10.0
+"""Seconds between two readings that somebody asked for: unknown key ids must not become a flood."""
+READ_TIMEOUT: Final = 10.0
+JWKS_LIMIT: Final = 256 * 1024
+API_SERVER_NAME: Final = "kubernetes.default.svc"
+JWKS_PATH: Final = "/openid/v1/jwks"
+ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512")
+
+
+class KeyKeeper:
+    """Keeps `cluster.keys`, the record and OpenBao's login of one cluster in step."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        client: OpenBao,
+        space: Space,
+        records: Records,
+        bridge_id: str,
+        *,
+        pick: Callable[[], Tunnel | None],
+        now: Callable[[], float],
+        on_change: Callable[[str], None],
+        on_failed: Callable[[str, CloudtaserError], None],
+    ) -> None:
+        """`pick` gives a tunnel to read through; `now` is the wall clock; `on_change` is told of an event to
+        audit (`keys_changed`, `keys_pending`)."""
+        self._loop = asyncio.get_running_loop()
+        self._cluster = cluster
+        self._client = client
+        self._space = space
+        self._records = records
+        self._bridge_id = bridge_id
+        self._pick = pick
+        self._now = now
+        self._on_change = on_change
+        self._on_failed = on_failed
+        self._background = Background("bridge.keys")
+        self._reading: asyncio.Task[None] | None = None
+        self._recorded: Jwks | None = None
+        self._version = 0
+        self._installed: Jwks | None = None
+        self._token: Secret | None = None
+        self._due = 0.0
+        self._read_at = float("-inf")
+        self.pending: Jwks | None = None
+        """A set that shares no key with the recorded one and waits for a person."""
+
+    @property
+    def installed(self) -> bool:
+        """Whether OpenBao verifies logins with a recorded set: before that no pod is served."""
+        return self._installed is not None
+
+    def observe(self, initialized: Initialized, keys: Keys | None, version: int) -> None:
+        """What the records say; another bridge may have written them."""
+        if version < self._version:
+            return  # read before our own last write
+        self._version = version
+        recorded = keys.jwks if keys is not None else initialized.keys
+        if recorded != self._recorded:
+            self._use(recorded)
+
+    async def attend(self) -> None:
+        """Called with every poll: give OpenBao what it has not got, read the keys when that is due."""
+        await self._install()
+        if self._loop.time() >= self._due:
+            self._start_reading()
+
+    def take_token(self, token: Secret) -> None:
+        """The operator's fresh credential for the API server."""
+        first, self._token = self._token is None, token
+        if first:
+            self._start_reading()
+
+    def hint(self) -> None:
+        """Somebody says that keys changed: read them soon."""
+        if self._loop.time() - self._read_at >= AT_MOST_EVERY:
+            self._start_reading()
+
+    async def refetch(self) -> None:
+        """Read the keys because a token names an unknown one: at once, or not if that was just done."""
+        if self._reading is None:
+            self.hint()
+        if self._reading is not None:
+            await asyncio.wait([self._reading])
+
+    async def close(self) -> None:
+        """Stop reading."""
+        await self._background.close()
+
+    def _use(self, recorded: Jwks) -> None:
+        self._cluster.keys = KeySet.from_jwks(recorded)
+        self._recorded = recorded
+        if self.pending is not None and keyset.same(self.pending, recorded):
+            self.pending = None
+
+    async def _install(self) -> None:
+        initialized, recorded = self._cluster.initialized, self._recorded
+        if initialized is None or recorded is None or recorded == self._installed:
+            return
+        body = {
+            "jwt_validation_pubkeys": keyset.pems(recorded),
+            "bound_issuer": initialized.issuer,
+            "jwt_supported_algs": list(ALGORITHMS),
+        }
+        path = f"auth/{self._space.jwt}/config"
+        await self._client.request("POST", path, namespace=self._space.namespace, body=body)
+        self._installed = recorded
+
+    # Reading
+
+    def _start_reading(self) -> None:
+        if self._reading is None and self._token is not None and self._recorded is not None:
+            tunnel = self._pick()
+            if tunnel is not None:
+                self._reading = self._background.start(self._read(tunnel, self._token))
+
+    async def _read(self, tunnel: Tunnel, token: Secret) -> None:
+        self._read_at = self._loop.time()
+        pause = RETRY
+        try:
+            await self._take(await self._fetch(tunnel, token))
+            pause = INTERVAL
+        except CloudtaserError as error:
+            self._on_failed("keys", error)
+        finally:
+            self._reading = None
+            jitter = random.uniform(0.9, 1.1)  # noqa: S311  # not a secret
+            self._due = self._loop.time() + pause * jitter
+
+    async def _fetch(self, tunnel: Tunnel, token: Secret) -> Jwks:
+        assert self._cluster.initialized is not None
+        context = api_server_context(self._cluster.initialized.cluster_ca)
+
+        async def connect(protocol: asyncio.Protocol) -> asyncio.Transport:
+            layer = TlsLayer(context, protocol, server_side=False, server_hostname=API_SERVER_NAME)
+            tunnel.open(Opening(Kind.APISERVER), layer)
+            await layer.handshake
+            return layer
+
+        headers = {
+            "Host": API_SERVER_NAME,
+            "Authorization": f"Bearer {token.reveal_text()}",
+            "Accept": "application/jwk-set+json, application/json",
+        }
+        answer = await request(connect, "GET", JWKS_PATH, headers, timeout=READ_TIMEOUT)
+        if answer.status in (401, 403):
+            raise NotAuthorisedError(
+                "the API server refused the reviewer's token",
+                on=f"GET {JWKS_PATH}",
+                fix="check its role binding",
+            )
+        if answer.status != 200:
+            raise UnavailableError(f"the API server answered status {answer.status}", on=f"GET {JWKS_PATH}")
+        return keyset.normalise(parse_object(answer.body, what="the key set", limit=JWKS_LIMIT))
+
+    async def _take(self, jwks: Jwks) -> None:
+        recorded = self._recorded
+        assert recorded is not None
+        if keyset.same(recorded, jwks):
+            self.pending = None
+            if self._version == 0:
+                await self._record(jwks)
+            return
+        if not keyset.continues(recorded, jwks):
+            if self.pending is None or not keyset.same(self.pending, jwks):
+                self.pending = jwks
+                self._on_change("keys_pending")
+            raise ProtocolError(
+                "the cluster's signing keys share none with the recorded ones",
+                on=self._cluster.fp8,
+                fix="if that is meant, run `cloudtaser-cli source accept-keys`",
+            )
+        await self._record(jwks)
+        self._use(jwks)
+        self._on_change("keys_changed")
+        await self._install()
+
+    async def _record(self, jwks: Jwks) -> None:
+        record = Keys(jwks=jwks, read_at=instant(self._now()), bridge=self._bridge_id)
+        try:
+            self._version = await self._records.write_keys(self._cluster.fingerprint, record, self._version)
+        except CasConflict:
+            raise UnavailableError("another bridge recorded the keys first; its record counts") from None
+
+
+def api_server_context(cluster_ca: str) -> ssl.SSLContext:
+    """TLS to an API server under the cluster's CA (PEM) and no other. ProtocolError when that is unusable."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_verify_locations(cadata=cluster_ca)
+    except (ssl.SSLError, ValueError):
+        raise ProtocolError("the recorded CA of the cluster cannot be used") from None
+    return context
