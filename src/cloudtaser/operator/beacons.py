@@ -1,0 +1,90 @@
+"""Beacons: waiting for a bridge in one room at every configured beacon, until the first match.
+
+Used by `enrol` and `tunnels`. A match says only that somebody with the room's hash is there; who it is, the
+caller's protocol finds out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+from cloudtaser.errors import CloudtaserError
+from cloudtaser.net.dial import Address, Backoff
+from cloudtaser.net.log import get_logger
+from cloudtaser.net.rendezvous import BeaconRefusedError, meet
+from cloudtaser.operator.enrolment import Reporter
+from cloudtaser.wire.rendezvous import Role
+
+SETTLED: Final = 5.0
+"""Seconds parked after which a beacon counts as working and the next failure waits but shortly."""
+
+_log = get_logger(__name__)
+
+P = TypeVar("P", bound=asyncio.Protocol)
+
+
+@dataclass(frozen=True, slots=True)
+class Match(Generic[P]):
+    """Somebody came: at which beacon, over what, and the protocol that talks to them."""
+
+    beacon: Address
+    transport: asyncio.Transport
+    protocol: P
+
+
+class Beacons:
+    """Every configured beacon. One object serves all rooms; each beacon has one backoff."""
+
+    def __init__(self, addresses: Sequence[Address], context: ssl.SSLContext) -> None:
+        self._addresses = tuple(addresses)
+        self._context = context
+        self._backoffs = {address: Backoff() for address in self._addresses}
+        self._reporter = Reporter()
+        self.failures = 0
+
+    async def match(self, room: bytes, make: Callable[[], P]) -> Match[P]:
+        """Park as broker in `room` at all beacons; the first match wins, the other rooms are left.
+
+        Waits for ever: failures are logged and tried again. Cancelling it leaves the rooms.
+        """
+        tasks = [asyncio.ensure_future(self._at(address, room, make)) for address in self._addresses]
+        winner: Match[P] | None = None
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            winner = next(iter(done)).result()
+            return winner
+        finally:
+            for task in tasks:
+                task.cancel()
+            for result in await asyncio.gather(*tasks, return_exceptions=True):
+                if isinstance(result, Match) and result is not winner:
+                    result.transport.abort()
+
+    async def _at(self, address: Address, room: bytes, make: Callable[[], P]) -> Match[P]:
+        backoff, loop = self._backoffs[address], asyncio.get_running_loop()
+        while True:
+            started = loop.time()
+            protocol = make()
+            try:
+                transport = await meet(address, Role.BROKER, room, self._context, protocol)
+                return Match(address, transport, protocol)
+            except CloudtaserError as error:
+                self.failures += 1
+                if loop.time() - started > SETTLED:
+                    backoff.reset()
+                delay = _delay(error, backoff)
+                if self._reporter.due(f"{address} {error.what}", loop.time()):
+                    _log.warning("beacon failed", beacon=str(address), error=error.diagnostic())
+            await asyncio.sleep(delay)
+
+
+def _delay(error: CloudtaserError, backoff: Backoff) -> float:
+    """The beacon's own wish, spread a little, or the backoff."""
+    wished = error.retry_after if isinstance(error, BeaconRefusedError) else None
+    own = backoff.next()
+    return own if wished is None else max(own, wished * random.uniform(1.0, 1.25))  # noqa: S311  # spreads load

@@ -1,0 +1,189 @@
+"""Enrol: does what the enrolment machine says, in the rooms of the beacons, until there is a certificate.
+
+Used by `renewal` at start and whenever no tunnel is left to renew through. Every failure is logged once a
+minute at most, and tried again: nothing here needs a hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from cloudtaser.errors import CloudtaserError, UnavailableError
+from cloudtaser.net.frames import NoiseDialogue
+from cloudtaser.net.log import get_logger
+from cloudtaser.operator.beacons import Beacons
+from cloudtaser.operator.certificates import BrokerKey
+from cloudtaser.operator.config import Config
+from cloudtaser.operator.enrolment import (
+    ComeBack,
+    Enrolled,
+    Enrolment,
+    Introduce,
+    Outcome,
+    ReadTrust,
+    Reporter,
+)
+from cloudtaser.operator.exchange import (
+    Applicant,
+    BridgeRefusedError,
+    Certified,
+    Dialogue,
+    come_back,
+    introduce,
+)
+from cloudtaser.operator.manager import ManagerApi
+from cloudtaser.operator.trust import Trust, TrustDiffersError
+from cloudtaser.wire.bootstrap import Mode, derive_psk, prologue
+from cloudtaser.wire.hashes import init_room
+from cloudtaser.wire.noise import Channel
+
+_NOBODY: Final = {
+    Introduce: "waiting for a bridge to initialise this cluster: is it registered, does the bridge run?",
+    ComeBack: "waiting for a bridge to come back to: does it run? After `source reset`, delete ConfigMap "
+    "cloudtaser-trust",
+}
+
+_log = get_logger(__name__)
+
+
+class Enrol:
+    """One enrolment at a time. `trust`, once known, is kept: no way leads back to the init room."""
+
+    def __init__(
+        self,
+        config: Config,
+        manager: ManagerApi,
+        beacons: Beacons,
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        patience: float = 10.0,
+    ) -> None:
+        self._config = config
+        self._manager = manager
+        self._beacons = beacons
+        self._sleep = sleep
+        self._patience = patience
+        self._reporter = Reporter()
+        self.trust: Trust | None = None
+
+    async def run(self) -> Certified:
+        """A certificate, however long it takes. Ends only with one, or cancelled."""
+        machine = Enrolment(join_code=bool(self._config.join_code), patience=self._patience)
+        applicant = Applicant(
+            self._config.fingerprint, self._manager, BrokerKey.generate(), self._config.bridge_pin
+        )
+        certified: Certified | None = None
+        while not isinstance(machine.step, Enrolled):
+            outcome, answer = await self._take(machine.step, applicant)
+            certified = answer or certified
+            machine.report(outcome)
+        assert certified is not None
+        return certified
+
+    async def _take(
+        self, step: ReadTrust | Introduce | ComeBack | Enrolled, applicant: Applicant
+    ) -> tuple[Outcome, Certified | None]:
+        match step:
+            case ReadTrust(delay):
+                await self._pause(delay)
+                return await self._read_trust(), None
+            case Introduce(mode, patience):
+                return await self._try(step, lambda: self._introduce(mode, patience, applicant))
+            case ComeBack(delay, patience):
+                await self._pause(delay)
+                return await self._try(step, lambda: self._come_back(patience, applicant))
+        raise AssertionError(step)
+
+    async def _read_trust(self) -> Outcome:
+        if self.trust is None:
+            try:
+                self.trust = await self._manager.read_trust()
+            except CloudtaserError as error:
+                self._say("cannot read what this cluster trusts", error)
+                return Outcome.TRUST_UNREADABLE
+        return Outcome.TRUST_UNKNOWN if self.trust is None else Outcome.TRUST_KNOWN
+
+    async def _try(
+        self, step: Introduce | ComeBack, ask: Callable[[], Awaitable[Certified]]
+    ) -> tuple[Outcome, Certified | None]:
+        try:
+            certified = await ask()
+        except _NobodyCameError:
+            if self._due(_NOBODY[type(step)]):
+                _log.info(_NOBODY[type(step)])
+            return Outcome.NOBODY_CAME, None
+        except BridgeRefusedError as error:
+            self._say("enrolment refused", error)
+            code = error.code
+            return (Outcome.ALREADY_INITIALISED if code == "already_initialized" else Outcome.REFUSED), None
+        except TrustDiffersError as error:
+            _log.error(
+                "two bridges gave different tunnel CAs; the stored one stays", error=error.diagnostic()
+            )
+            return Outcome.TRUST_DIFFERS, None
+        except CloudtaserError as error:
+            self._say("enrolment failed, trying again", error)
+            return Outcome.BROKEN, None
+        self.trust = certified.trust
+        _log.info(
+            "enrolled", name=certified.name, tunnel_ca=certified.trust.short, until=str(certified.not_after)
+        )
+        return Outcome.CERTIFIED, certified
+
+    async def _introduce(self, mode: Mode, patience: float, applicant: Applicant) -> Certified:
+        introduction = await self._manager.introduction()
+        room = init_room(self._config.fingerprint)
+        code = self._config.join_code.reveal_text() if mode is Mode.INIT_WITH_CODE else ""
+        psk = derive_psk(self._config.fingerprint, code)
+        return await self._meet(
+            room, psk, mode, patience, lambda dialogue: introduce(dialogue, applicant, introduction)
+        )
+
+    async def _come_back(self, patience: float, applicant: Applicant) -> Certified:
+        assert self.trust is not None
+        trust = self.trust
+        return await self._meet(
+            trust.return_room,
+            derive_psk(self._config.fingerprint),
+            Mode.RETURN,
+            patience,
+            lambda dialogue: come_back(dialogue, applicant, trust),
+        )
+
+    async def _meet(
+        self,
+        room: bytes,
+        psk: bytes,
+        mode: Mode,
+        patience: float,
+        talk: Callable[[Dialogue], Awaitable[Certified]],
+    ) -> Certified:
+        try:
+            async with asyncio.timeout(patience):
+                match = await self._beacons.match(
+                    room, lambda: NoiseDialogue(Channel.initiator(psk, prologue(room, mode)))
+                )
+        except TimeoutError:
+            raise _NobodyCameError("nobody came") from None
+        try:
+            return await talk(match.protocol)
+        finally:
+            match.protocol.close()
+
+    async def _pause(self, delay: float) -> None:
+        if delay:
+            await self._sleep(delay * random.uniform(0.5, 1.5))  # noqa: S311  # spreads replicas
+
+    def _say(self, what: str, error: CloudtaserError) -> None:
+        if self._due(f"{what} {error.what}"):
+            _log.warning(what, error=error.diagnostic())
+
+    def _due(self, what: str) -> bool:
+        return self._reporter.due(what, asyncio.get_running_loop().time())
+
+
+class _NobodyCameError(UnavailableError):
+    """No bridge within the patience of one step."""

@@ -1,0 +1,144 @@
+"""The operator's own stream: hands each bridge the token with which it may ask this cluster's API server.
+
+Used by `standalone`. This is the manager's business, not the broker's: TLS under the pod CA runs from here to
+the bridge, the broker passes its bytes. One reviewer token serves all bridges for two thirds of its hour; it
+is sent on every link that comes up, since a bridge behind it may be new or may have forgotten. (spec/wire.md,
+"Keys of the cluster".)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from cloudtaser.errors import CloudtaserError, RefusedError
+from cloudtaser.kube.objects import ServiceAccountToken
+from cloudtaser.net.dial import Backoff
+from cloudtaser.net.http import request
+from cloudtaser.net.layers import TlsLayer
+from cloudtaser.net.log import get_logger
+from cloudtaser.net.tls import pod_client
+from cloudtaser.operator.certificates import der, load_certificate
+from cloudtaser.operator.enrolment import Reporter
+from cloudtaser.operator.manager import REVIEWER_TOKEN_SECONDS
+from cloudtaser.operator.metrics import Metrics
+from cloudtaser.operator.tunnels import Link
+from cloudtaser.secret import Secret
+from cloudtaser.wire.hashes import pod_ca_label
+from cloudtaser.wire.names import BRIDGE_NAME, REVIEWER_PATH
+from cloudtaser.wire.opening import Kind, Opening
+from cloudtaser.wire.strict_json import dump_object
+
+RENEW_AT: Final = 2 / 3
+REQUEST_SECONDS: Final = 10.0
+
+_log = get_logger(__name__)
+
+
+class Tokens(Protocol):
+    """What is needed of the manager."""
+
+    pod_ca: str | None
+
+    async def operator_token(self) -> Secret:
+        """Who we are, for the bridge."""
+
+    async def reviewer_token(self) -> ServiceAccountToken:
+        """What the bridge is given."""
+
+
+class OperatorStreams:
+    """One task a link: send, wait until the token is due, send again; ends with the link."""
+
+    def __init__(self, tokens: Tokens, metrics: Metrics, *, clock: Callable[[], float] = time.time) -> None:
+        self._tokens = tokens
+        self._metrics = metrics
+        self._clock = clock
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._reporter = Reporter()
+        self._lock = asyncio.Lock()
+        self._reviewer: ServiceAccountToken | None = None
+
+    def serve(self, link: Link) -> None:
+        """Keep this link's bridge supplied; given to `Tunnels.watch`."""
+        task = asyncio.ensure_future(self._keep(link))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        link.tunnel.closed.add_done_callback(lambda _: task.cancel())
+
+    async def close(self) -> None:
+        """Stop all of them."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _keep(self, link: Link) -> None:
+        backoff = Backoff(first=0.5, limit=30.0)
+        while not link.tunnel.draining:
+            try:
+                reviewer = await self._current()
+                await self._send(link, reviewer.token)
+            except CloudtaserError as error:
+                self._metrics.reviewer_tokens.labels("failed").inc()
+                if self._reporter.due(error.what, asyncio.get_running_loop().time()):
+                    _log.warning(
+                        "the bridge did not get its reviewer token",
+                        bridge=link.bridge,
+                        error=error.diagnostic(),
+                    )
+                await asyncio.sleep(backoff.next())
+                continue
+            backoff.reset()
+            self._metrics.reviewer_tokens.labels("ok").inc()
+            _log.debug("reviewer token handed over", bridge=link.bridge, tunnel=link.number)
+            left = self._due_in(reviewer)
+            await asyncio.sleep(left + random.uniform(0.0, 0.02 * REVIEWER_TOKEN_SECONDS))  # noqa: S311
+
+    async def _current(self) -> ServiceAccountToken:
+        """The shared token, made anew when two thirds of its life are over."""
+        async with self._lock:
+            if self._reviewer is None or self._due_in(self._reviewer) <= 0:
+                self._reviewer = await self._tokens.reviewer_token()
+            return self._reviewer
+
+    def _due_in(self, token: ServiceAccountToken) -> float:
+        return max(0.0, token.expires_at - (1 - RENEW_AT) * REVIEWER_TOKEN_SECONDS - self._clock())
+
+    async def _send(self, link: Link, token: Secret) -> None:
+        pod_ca = self._tokens.pod_ca
+        if pod_ca is None:
+            raise RefusedError("the pod CA is not known yet")
+        context = pod_client(pod_ca.encode())
+        name = f"{pod_ca_label(der(load_certificate(pod_ca, 'the pod CA')))}.{BRIDGE_NAME}"
+        own = await self._tokens.operator_token()
+        status, _, _ = await request(
+            lambda protocol: _open(link, context, name, protocol),
+            b"PUT",
+            REVIEWER_PATH.encode(),
+            (
+                (b"host", BRIDGE_NAME.encode()),
+                (b"authorization", b"Bearer " + own.reveal()),
+                (b"content-type", b"application/json"),
+            ),
+            dump_object({"token": token.reveal_text()}),
+            timeout=REQUEST_SECONDS,
+        )
+        if not 200 <= status < 300:
+            raise RefusedError(
+                f"the bridge answered {status}",
+                on="operator stream",
+                fix="its log says why, without the token",
+            )
+
+
+async def _open(
+    link: Link, context: ssl.SSLContext, name: str, protocol: asyncio.Protocol
+) -> asyncio.Transport:
+    layer = TlsLayer(context, protocol, server_side=False, server_hostname=name)
+    link.tunnel.open(Opening(Kind.OPERATOR, id=f"operator-{link.number}"), layer)
+    await layer.handshake
+    return layer

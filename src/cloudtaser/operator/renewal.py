@@ -1,0 +1,121 @@
+"""Renewal: there is always a certificate for the tunnel, and a new one long before the old one ends.
+
+Used by `standalone`. The first comes from the rooms (`enrol`); at two thirds of its life the next comes
+through a stream of kind `renew` in a tunnel that stands, by the same exchange; when no tunnel can carry it,
+or when bridges come but refuse the certificate, through the return room. Tunnels that stand are left alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Final
+
+from cloudtaser.errors import CloudtaserError
+from cloudtaser.net.dial import Backoff
+from cloudtaser.net.frames import NoiseDialogue
+from cloudtaser.net.log import get_logger
+from cloudtaser.operator.certificates import BrokerKey
+from cloudtaser.operator.config import Config
+from cloudtaser.operator.enrol import Enrol
+from cloudtaser.operator.exchange import Applicant, Certified, come_back
+from cloudtaser.operator.manager import ManagerApi
+from cloudtaser.operator.metrics import Metrics
+from cloudtaser.operator.tunnels import Tunnels
+from cloudtaser.wire.bootstrap import Mode, derive_psk, prologue
+from cloudtaser.wire.noise import Channel
+from cloudtaser.wire.opening import Kind, Opening
+
+RENEW_AT: Final = 2 / 3
+TRIES_THROUGH_TUNNELS: Final = 3
+PAUSE: Final = 30.0
+"""Least seconds between two certificates: refused tunnels must not make a storm of returns."""
+
+_log = get_logger(__name__)
+
+
+def renewal_time(not_before: datetime, not_after: datetime, spread: float) -> float:
+    """Unix time at which to renew: two thirds of the life, up to 5 % of it earlier as `spread` (0…1) says."""
+    start, end = not_before.timestamp(), not_after.timestamp()
+    return start + (end - start) * (RENEW_AT - 0.05 * spread)
+
+
+class Renewal:
+    """Gives the tunnels their identity, for ever."""
+
+    def __init__(
+        self,
+        config: Config,
+        manager: ManagerApi,
+        enrol: Enrol,
+        tunnels: Tunnels,
+        metrics: Metrics,
+        *,
+        clock: Callable[[], float] = time.time,
+        pause: float = PAUSE,
+    ) -> None:
+        """`pause`: least seconds between two certificates, whatever happens."""
+        self._pause = pause
+        self._config = config
+        self._manager = manager
+        self._enrol = enrol
+        self._tunnels = tunnels
+        self._metrics = metrics
+        self._clock = clock
+        self._refused = asyncio.Event()
+        self.current: Certified | None = None
+        tunnels.on_rejected = self._refused.set
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            certified = await self._next()
+            self.current = certified
+            self._metrics.expiry.set(certified.not_after.timestamp())
+            self._tunnels.use(certified.identity, certified.trust)
+            await self._until_due(certified)
+
+    async def _next(self) -> Certified:
+        if self.current is not None and not self._refused.is_set():
+            for _ in range(TRIES_THROUGH_TUNNELS):
+                certified = await self._through_tunnel(self.current)
+                if certified is not None:
+                    self._metrics.enrolments.labels("tunnel").inc()
+                    return certified
+        self._refused.clear()
+        certified = await self._enrol.run()
+        self._metrics.enrolments.labels("rooms").inc()
+        return certified
+
+    async def _until_due(self, certified: Certified) -> None:
+        """Until the certificate is due, or bridges refuse it."""
+        due = renewal_time(certified.not_before, certified.not_after, random.random())  # noqa: S311
+        await asyncio.sleep(self._pause)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, due - self._clock())):
+                await self._refused.wait()
+
+    async def _through_tunnel(self, current: Certified) -> Certified | None:
+        """The return exchange in a `renew` stream; None when that failed, which is logged."""
+        backoff = Backoff(first=1.0)
+        room = current.trust.return_room
+        psk = derive_psk(self._config.fingerprint)
+        dialogue = NoiseDialogue(Channel.initiator(psk, prologue(room, Mode.RETURN)))
+        applicant = Applicant(
+            self._config.fingerprint, self._manager, BrokerKey.generate(), self._config.bridge_pin
+        )
+        try:
+            self._tunnels.open(Opening(Kind.RENEW), dialogue)
+            certified = await come_back(dialogue, applicant, current.trust)
+        except CloudtaserError as error:
+            _log.warning("renewal through a tunnel failed", error=error.diagnostic())
+            await asyncio.sleep(backoff.next())
+            return None
+        finally:
+            dialogue.close()
+        _log.info("certificate renewed", name=certified.name, until=str(certified.not_after))
+        return certified
