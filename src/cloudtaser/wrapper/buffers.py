@@ -1,7 +1,8 @@
 """Buffers: the one place that allocates memory for secrets, and wipes it.
 
-Requests, responses, tokens and values live in `Buffer` and are passed on as `Span`, never as `bytes` or `str`, which
-nobody can wipe. Here a buffer is a `bytearray`; the portable payload puts locked memory under the same class.
+Requests, responses, tokens and values live in `Buffer` and are passed on as `Span`, never as `bytes` or
+`str`, which nobody can wipe; a buffer wipes itself when the last holder lets go. Here it is a `bytearray`;
+the portable payload puts locked memory under the same class.
 """
 
 _FIRST_SIZE = 4096
@@ -70,6 +71,9 @@ class Buffer:
         """Overwrite everything with zeros and empty the buffer."""
         _wipe(self._data)
         self._length = 0
+
+    def __del__(self) -> None:
+        _wipe(self._data)
 
 
 class Span:

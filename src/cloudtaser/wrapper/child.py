@@ -1,7 +1,7 @@
 """The application's process: its group, its terminal, its start, and what its end means.
 
-`supervisor` uses it. The application runs in a process group of its own, in the foreground of the terminal where
-there is one, so that a signal to the group reaches all of it and Ctrl-C does not reach the wrapper.
+`supervisor` uses it. The application runs in a process group of its own, in the foreground of the terminal
+where there is one, so that a signal to the group reaches all of it and Ctrl-C does not reach the wrapper.
 """
 
 import posix
@@ -79,10 +79,10 @@ class Application:
         command.check(self._argv[0], self._path)
 
     def start(self, environ: "Callable[[], dict[bytes, bytes]]", *, foreground: bool) -> int:
-        """Fork and execute; the process id, which is also its group's. Raises CommandError when there is no process.
+        """Fork and execute; the process id, also its group's. Raises CommandError when there is no process.
 
-        `environ` is called in the child, so that no copy of a value is made in the wrapper. Where the command cannot
-        be executed, the child says so and exits as a shell would.
+        `environ` is called in the child, so that no copy of a value is made in the wrapper. Where the
+        command cannot be executed, the child says so and exits as a shell would.
         """
         self._signals.block()
         try:

@@ -1,7 +1,7 @@
 """The command: found and started as a shell would, with `execve` semantics.
 
-`supervisor` calls `check` before anything is fetched, so that a wrong command fails at once, and `execute` in the
-forked child.
+`supervisor` calls `check` before anything is fetched, so that a wrong command fails at once, and `execute`
+in the forked child.
 """
 
 import errno
@@ -12,7 +12,15 @@ from cloudtaser.wrapper.errors import EX_NOT_EXECUTABLE, EX_NOT_FOUND, CommandEr
 DEFAULT_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SHELL = b"/bin/sh"
 _REGULAR, _TYPE_MASK, _DIRECTORY = 0o100000, 0o170000, 0o040000
-_PASS_OVER = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENODEV, errno.ETIMEDOUT, errno.ELOOP, errno.ENAMETOOLONG)
+_PASS_OVER = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.ESTALE,
+    errno.ENODEV,
+    errno.ETIMEDOUT,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+)
 
 
 def check(name: bytes, path: bytes | None) -> None:
@@ -30,7 +38,7 @@ def check(name: bytes, path: bytes | None) -> None:
 
 
 def candidates(name: bytes, path: bytes | None) -> list[bytes]:
-    """The files to try in order: `name` itself where it has a slash, else `name` in each directory of PATH."""
+    """The files to try in order: `name` itself if it has a slash, else `name` in each directory of PATH."""
     if not name:
         return []
     if b"/" in name:

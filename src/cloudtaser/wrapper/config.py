@@ -1,8 +1,8 @@
 """The settings: every variable the wrapper reads, checked once at start (spec/wrapper.md "Configuration").
 
-`app` calls `load` with the environment it was started with. A bad value raises ConfigError, which names the variable
-and the fix. What a later version will do (sealed mode, other deliveries, the node agent) is refused when asked for,
-and accepted where the setting asks for nothing more than this version does.
+`app` calls `load` with the environment it was started with. A bad value raises ConfigError, which names the
+variable and the fix. What a later version will do (sealed mode, other deliveries, the node agent) is
+refused when asked for, and accepted where the setting asks for nothing more than this version does.
 """
 
 import binascii
@@ -17,7 +17,8 @@ BRIDGE_NAME = "bridge.cloudtaser.internal"
 # What a webhook or a person sets for the wrapper, and the application must not see.
 OURS = frozenset(
     (
-        "VAULT_ADDR", "VAULT_NAMESPACE", "VAULT_TOKEN", "VAULT_AUTH_METHOD", "VAULT_AUTH_ROLE", "VAULT_AUTH_MOUNT_PATH",
+        "VAULT_ADDR", "VAULT_NAMESPACE", "VAULT_TOKEN", "VAULT_AUTH_METHOD", "VAULT_AUTH_ROLE",
+        "VAULT_AUTH_MOUNT_PATH",
         "VAULT_SKIP_VERIFY", "VAULT_CACERT", "VAULT_CLIENT_CERT", "VAULT_CLIENT_KEY", "VAULT_JWT_FILE",
     )
 )  # fmt: skip
@@ -30,7 +31,9 @@ _LATER = "this version does not have it yet"
 
 
 class Endpoint:
-    """Where OpenBao is asked for: `tls` or plain, through a broker or not, and the Host header that goes with it."""
+    """Where OpenBao is asked for: `tls` or plain, through a broker or not, and the Host header that goes
+    with it.
+    """
 
     __slots__ = ("broker", "host", "port", "tls")
 
@@ -49,10 +52,31 @@ class Config:
     """The settings of one run. `endpoint` is None for a plain init."""
 
     __slots__ = (
-        "allow_loader_env", "ca_pem", "ca_file", "client_cert", "client_key", "endpoint", "groups", "jwt_file",
-        "log_level", "method", "mount", "namespace", "override", "paths", "request_timeout", "revoke_on_exit", "role",
-        "rotation", "rotation_debounce", "rotation_grace", "rotation_interval", "rotation_probation", "skip_verify",
-        "startup_timeout", "token",
+        "allow_loader_env",
+        "ca_file",
+        "ca_pem",
+        "client_cert",
+        "client_key",
+        "endpoint",
+        "groups",
+        "jwt_file",
+        "log_level",
+        "method",
+        "mount",
+        "namespace",
+        "override",
+        "paths",
+        "request_timeout",
+        "revoke_on_exit",
+        "role",
+        "rotation",
+        "rotation_debounce",
+        "rotation_grace",
+        "rotation_interval",
+        "rotation_probation",
+        "skip_verify",
+        "startup_timeout",
+        "token",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -128,10 +152,14 @@ class _Settings:
         unit = _UNITS.get(value[-1])
         number = value[:-1] if unit else value
         whole, point, fraction = number.partition(".")
-        if not (whole.isascii() and whole.isdigit()) or (point and not (fraction.isascii() and fraction.isdigit())):
-            raise ConfigError(f"{value!r} is no duration", on=name, fix="write seconds, or a number with s, m or h")
+        if not (whole.isascii() and whole.isdigit()) or (
+            point and not (fraction.isascii() and fraction.isdigit())
+        ):
+            raise ConfigError(
+                f"{value!r} is no duration", on=name, fix="write seconds, or a number with s, m or h"
+            )
         seconds = float(number) * (unit or 1.0)
-        if seconds and not low <= seconds <= high or not seconds and low > 0:
+        if (seconds and not low <= seconds <= high) or (not seconds and low > 0):
             raise ConfigError(f"{value!r} is not between {low:g} and {high:g} seconds", on=name)
         return seconds
 
@@ -148,9 +176,13 @@ def load(environ: dict[bytes, bytes]) -> Config:
     _refuse_what_comes_later(settings)
     if not settings.raw("CLOUDTASER_SECRET_PATHS"):
         if settings.raw("CLOUDTASER_ENV_MAP"):
-            raise ConfigError("an environment map without paths", on="CLOUDTASER_ENV_MAP", fix="set CLOUDTASER_SECRET_PATHS")
+            raise ConfigError(
+                "an environment map without paths", on="CLOUDTASER_ENV_MAP", fix="set CLOUDTASER_SECRET_PATHS"
+            )
         return config
-    config.endpoint = parse_address(settings.text("VAULT_ADDR"), settings.boolean("CLOUDTASER_ALLOW_HTTP", False))
+    config.endpoint = parse_address(
+        settings.text("VAULT_ADDR"), settings.boolean("CLOUDTASER_ALLOW_HTTP", False)
+    )
     _secrets(config, settings)
     _trust(config, settings, config.endpoint)
     _authentication(config, settings, config.endpoint)
@@ -214,7 +246,9 @@ def _trust(config: Config, settings: _Settings, endpoint: Endpoint) -> None:
         if not config.ca_pem:
             raise ConfigError("not set", on="CLOUDTASER_CA", fix="a broker:// address needs the pod CA, PEM")
         if config.skip_verify:
-            raise ConfigError("behind a broker the pinned CA is all there is", on="VAULT_SKIP_VERIFY", fix="unset it")
+            raise ConfigError(
+                "behind a broker the pinned CA is all there is", on="VAULT_SKIP_VERIFY", fix="unset it"
+            )
     if bool(config.client_cert) != bool(config.client_key):
         missing = "VAULT_CLIENT_KEY" if config.client_cert else "VAULT_CLIENT_CERT"
         raise ConfigError("not set", on=missing, fix="certificate and key go together")
@@ -225,20 +259,26 @@ def _authentication(config: Config, settings: _Settings, endpoint: Endpoint) -> 
     config.namespace = settings.word("VAULT_NAMESPACE", "").strip("/")
     config.role = settings.text("VAULT_AUTH_ROLE", "default")
     config.jwt_file = settings.text("VAULT_JWT_FILE", DEFAULT_JWT_FILE)
-    mount = settings.word("VAULT_AUTH_MOUNT_PATH", "auth/jwt" if endpoint.broker else "auth/kubernetes").strip("/")
+    mount = settings.word(
+        "VAULT_AUTH_MOUNT_PATH", "auth/jwt" if endpoint.broker else "auth/kubernetes"
+    ).strip("/")
     config.mount = mount if mount.startswith("auth/") else f"auth/{mount}"
     if not all(letter.isalnum() or letter in "-_./" for letter in config.mount) or ".." in config.mount:
         raise ConfigError(f"{mount!r} is no mount path", on="VAULT_AUTH_MOUNT_PATH")
     config.token = settings.raw("VAULT_TOKEN")
     if config.method == "token":
         if not config.token:
-            raise ConfigError(f"not set, and waiting sealed for one: {_LATER}", on="VAULT_TOKEN", fix="set a token")
+            raise ConfigError(
+                f"not set, and waiting sealed for one: {_LATER}", on="VAULT_TOKEN", fix="set a token"
+            )
         if not all(33 <= byte <= 126 for byte in config.token):
             raise ConfigError("the value holds a blank or a control character", on="VAULT_TOKEN")
 
 
 def parse_address(text: str, allow_http: bool) -> Endpoint:
-    """`VAULT_ADDR`: https://host[:port], http:// on loopback (or allowed), broker://host:port. Raises ConfigError."""
+    """`VAULT_ADDR`: https://host[:port], http:// on loopback (or allowed), broker://host:port. Raises
+    ConfigError.
+    """
     if not text:
         raise ConfigError("not set", on="VAULT_ADDR", fix="set https://host:port or broker://host:port")
     scheme, mark, rest = text.partition("://")
@@ -247,10 +287,16 @@ def parse_address(text: str, allow_http: bool) -> Endpoint:
         raise ConfigError(f"{text!r} has no scheme of https, http or broker", on="VAULT_ADDR")
     rest = rest.removesuffix("/")
     if not rest.isascii() or any(letter <= " " or letter in "@/?#\\%\x7f" for letter in rest):
-        raise ConfigError("holds user information, a path, a query or a blank", on="VAULT_ADDR", fix="set scheme://host:port")
+        raise ConfigError(
+            "holds user information, a path, a query or a blank",
+            on="VAULT_ADDR",
+            fix="set scheme://host:port",
+        )
     host, port = _host_and_port(rest, {"https": 443, "http": 8200, "broker": 0}[scheme])
     if scheme == "http" and not allow_http and not is_loopback(host):
-        raise ConfigError("http:// beyond loopback would show every secret", on="VAULT_ADDR", fix="use https://")
+        raise ConfigError(
+            "http:// beyond loopback would show every secret", on="VAULT_ADDR", fix="use https://"
+        )
     return Endpoint(host, port, tls=scheme != "http", broker=scheme == "broker")
 
 
@@ -263,11 +309,13 @@ def _host_and_port(text: str, default: int) -> tuple[str, int]:
     else:
         host, _, digits = text.partition(":")
         tail = f":{digits}" if _ else ""
-    if tail and not digits or (digits and (not digits.isdigit() or not 0 < int(digits[:6]) < 65536)):
+    if (tail and not digits) or (digits and (not digits.isdigit() or not 0 < int(digits[:6]) < 65536)):
         raise ConfigError(f"{digits!r} is no port", on="VAULT_ADDR")
     port = int(digits) if digits else default
     if not host or not port:
-        raise ConfigError("names no host, or broker:// without a port", on="VAULT_ADDR", fix="set scheme://host:port")
+        raise ConfigError(
+            "names no host, or broker:// without a port", on="VAULT_ADDR", fix="set scheme://host:port"
+        )
     return host, port
 
 
@@ -295,16 +343,18 @@ def first_certificate(pem: str) -> bytes:
 
 
 def bridge_server_name(pem: str) -> str:
-    """The SNI that names the pinned CA: 8 hex digits of its SHA-256 before the bridge's name (spec/wire.md)."""
+    """The SNI that names the pinned CA: 8 hex digits of its SHA-256 before the bridge's name
+    (spec/wire.md).
+    """
     return f"{sha256(first_certificate(pem))[:4].hex()}.{BRIDGE_NAME}"
 
 
 def sha256(data: bytes) -> bytes:
     """SHA-256 from the interpreter's own C module, whose name changed with Python 3.12."""
     try:
-        from _sha256 import sha256 as digest
+        from _sha256 import sha256 as digest  # type: ignore[import-not-found]  # no stub: private to CPython
     except ImportError:
-        from _sha2 import sha256 as digest
+        from _sha2 import sha256 as digest  # type: ignore[import-not-found]  # no stub: private to CPython
     result: bytes = digest(data).digest()
     return result
 
@@ -313,4 +363,6 @@ def strip(environ: dict[bytes, bytes]) -> dict[bytes, bytes]:
     """The environment without what was meant for the wrapper."""
     ours = frozenset(name.encode() for name in OURS)
     prefix = OUR_PREFIX.encode()
-    return {name: value for name, value in environ.items() if name not in ours and not name.startswith(prefix)}
+    return {
+        name: value for name, value in environ.items() if name not in ours and not name.startswith(prefix)
+    }

@@ -5,15 +5,16 @@ Used by `config` at start, and by `kube.annotations` at admission, so that both 
 
     paths   secret/data/app,secret/data/db#3        path#version pins a version
     map     password=DB_PASSWORD,user=DB_USER;key?=API_KEY
-            groups in the order of the paths; `\\,` `\\;` `\\=` stand for themselves; `?` before `=`: may be missing
+            groups in the order of the paths; `\\,` `\\;` `\\=` stand for themselves; `?` before `=`: may be
+            missing
 """
 
 MAX_PATHS = 100
 _FIRST = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_")
 _REST = _FIRST | frozenset("0123456789")
 _LOADER_PREFIXES = (
-    "LD_", "BASH_", "PYTHON", "PERL", "RUBY", "NODE_", "JAVA_", "JDK_", "GIT_", "SSL_CERT_", "KUBERNETES_", "VAULT_",
-    "BAO_", "CLOUDTASER_",
+    "LD_", "BASH_", "PYTHON", "PERL", "RUBY", "NODE_", "JAVA_", "JDK_", "GIT_", "SSL_CERT_", "KUBERNETES_",
+    "VAULT_", "BAO_", "CLOUDTASER_",
 )  # fmt: skip
 _LOADER_NAMES = frozenset(("GCONV_PATH", "PATH", "IFS", "ENV"))
 
@@ -114,14 +115,16 @@ def _parse_path(text: str) -> SecretPath:
 
 
 def parse_map(text: str, paths: int, *, loader_names: bool = False) -> Groups:
-    """One group of mappings for each of `paths` paths; None where a path is exported whole. Raises EnvMapError.
+    """One group of mappings for each of `paths` paths; None for a path exported whole. Raises EnvMapError.
 
     `loader_names` allows names that change how programs load (`cloudtaser.io/allow-loader-env`).
     """
     groups: list[tuple[Mapping, ...] | None] = []
     taken: dict[str, str] = {}
     if text.strip():
-        for part in _split(text.strip().removesuffix(";") if not text.strip().endswith("\\;") else text.strip(), ";"):
+        for part in _split(
+            text.strip().removesuffix(";") if not text.strip().endswith("\\;") else text.strip(), ";"
+        ):
             groups.append(_parse_group(part, taken, loader_names) if part.strip() else None)
     if len(groups) > paths:
         raise EnvMapError(f"{len(groups)} groups for {paths} path{'' if paths == 1 else 's'}")
@@ -202,7 +205,7 @@ def exported_name(field: str) -> str | None:
 def assign(
     paths: tuple[SecretPath, ...], groups: Groups, fields: list[list[str]]
 ) -> tuple[dict[str, Source], list[str]]:
-    """Which variable comes from which field, given the fields that each path turned out to have; and the warnings.
+    """Which variable comes from which field, given the fields that each path has; and warnings.
 
     Raises EnvMapError where a mapped field is missing or two fields meet in one name.
     """
@@ -212,9 +215,9 @@ def assign(
     def put(name: str, source: Source) -> None:
         if name in assigned:
             other = assigned[name]
-            raise EnvMapError(
-                f"{name} is set twice, by {other.field!r} of {paths[other.path]} and {source.field!r} of {paths[source.path]}"
-            )
+            first = f"{other.field!r} of {paths[other.path]}"
+            second = f"{source.field!r} of {paths[source.path]}"
+            raise EnvMapError(f"{name} is set twice, by {first} and {second}")
         assigned[name] = source
 
     for index, group in enumerate(groups):
@@ -223,7 +226,8 @@ def assign(
             for field in present:
                 name = exported_name(field)
                 if name is None:
-                    warnings.append(f"field {field!r} of {paths[index]} is not exported: its name is unsafe or no variable")
+                    where = f"field {field!r} of {paths[index]}"
+                    warnings.append(f"{where} is not exported: its name is unsafe or no variable")
                 else:
                     put(name, Source(index, field))
             continue

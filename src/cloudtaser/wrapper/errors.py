@@ -1,7 +1,7 @@
 """What can stop the wrapper, and the exit code each stop has (spec/wrapper.md "Configuration").
 
-Raised everywhere in the wrapper, printed by `app` as one line. The wrapper cannot share `cloudtaser.errors`: it
-imports nothing outside itself.
+Raised everywhere in the wrapper, printed by `app` as one line. The wrapper cannot share
+`cloudtaser.errors`: it imports nothing outside itself.
 """
 
 EX_TEMPFAIL = 75
@@ -45,7 +45,9 @@ class RefusedError(WrapperError):
 
 
 class UnavailableError(WrapperError):
-    """OpenBao cannot be reached or is not ready. `retry_after` is what the server asked for, in seconds, or 0."""
+    """OpenBao cannot be reached or is not ready. `retry_after` is what the server asked for, in seconds, or
+    0.
+    """
 
     code = EX_TEMPFAIL
 
@@ -55,7 +57,7 @@ class UnavailableError(WrapperError):
 
 
 class ProtocolError(UnavailableError):
-    """The peer sent something that is not what it should be; the connection is over, another may do better."""
+    """The peer sent something that is not what it should be; another connection may do better."""
 
 
 class CommandError(WrapperError):

@@ -1,7 +1,8 @@
 """HTTP/1.1 as OpenBao and the bridge speak it: one request written, one response read, nothing guessed.
 
-`connection` moves the bytes. As strict as `wire.http1`: CRLF only, one body length and no second opinion about it,
-no folding, no unknown transfer coding, everything bounded. The body goes straight into a `Buffer`.
+`connection` moves the bytes. As strict as `wire.http1`: CRLF only, one body length and no second opinion
+about it, no folding, no unknown transfer coding, everything bounded. The body goes straight into a
+`Buffer`.
 """
 
 from cloudtaser.wrapper.buffers import Buffer
@@ -22,7 +23,9 @@ class HttpError(ProtocolError):
 
 
 class Response:
-    """One response: `status`, headers by lower-case name, the body. `keep_alive` says if another may follow."""
+    """One response: `status`, headers by lower-case name, the body. `keep_alive` says if another may
+    follow.
+    """
 
     __slots__ = ("body", "headers", "keep_alive", "status")
 
@@ -39,7 +42,9 @@ class Response:
 
 
 class ResponseReader:
-    """Bytes in, one response out. `receive` takes what belongs to it and leaves the rest to the next reader."""
+    """Bytes in, one response out. `receive` takes what belongs to it and leaves the rest to the next
+    reader.
+    """
 
     __slots__ = ("_line", "_remaining", "_scanned", "_state", "_trailer", "response")
 
@@ -85,7 +90,9 @@ class ResponseReader:
         return count
 
     def _take_line(self, data: memoryview, limit: int) -> tuple[int, int]:
-        """Add to the line buffer up to the next LF; (bytes taken, offset of the LF or -1). CR must precede LF."""
+        """Add to the line buffer up to the next LF; (bytes taken, offset of the LF or -1). CR must precede
+        LF.
+        """
         before = len(self._line)
         count = min(len(data), limit - before)
         self._line.append(data[:count])
@@ -190,7 +197,12 @@ class ResponseReader:
 
 
 def _status(line: bytes) -> int:
-    if line[:9] != b"HTTP/1.1 " or not line[9:12].isdigit() or line[12:13] not in (b" ", b"") or line[9:10] < b"1":
+    if (
+        line[:9] != b"HTTP/1.1 "
+        or not line[9:12].isdigit()
+        or line[12:13] not in (b" ", b"")
+        or line[9:10] < b"1"
+    ):
         raise HttpError("a status line that is not HTTP/1.1")
     if not _is_text(line[12:]):
         raise HttpError("a control character in the status line")
@@ -208,10 +220,12 @@ def _header(line: bytes) -> tuple[bytes, bytes]:
 
 
 def _is_text(value: bytes) -> bool:
-    return all(byte >= 32 and byte != 127 or byte == 9 for byte in value)
+    return all((byte >= 32 and byte != 127) or byte == 9 for byte in value)
 
 
-def write_request(method: bytes, target: bytes, headers: list[tuple[bytes, bytes | memoryview]], body: Buffer | None) -> Buffer:
+def write_request(
+    method: bytes, target: bytes, headers: list[tuple[bytes, bytes | memoryview]], body: Buffer | None
+) -> Buffer:
     """One request in a buffer of its own. Header values must be checked by the caller (no CR, no LF)."""
     request = Buffer(1024, MAX_BODY)
     request.append(method + b" " + target + b" HTTP/1.1\r\n")

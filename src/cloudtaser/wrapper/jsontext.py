@@ -1,9 +1,9 @@
 """JSON by offsets: strict RFC 8259 over a buffer, without making a string of any value.
 
-`client` parses OpenBao's answers with it. `parse` checks the whole document and keeps where things are; `decode`
-unescapes one string in place, which never makes it longer. Duplicate names, lone surrogates, invalid UTF-8,
-control characters and anything behind the document are refused: a Go server sends none of them, and a secret that
-could be read two ways must not be delivered in one of them.
+`client` parses OpenBao's answers with it. `parse` checks the whole document and keeps where things are;
+`decode` unescapes one string in place, which never makes it longer. Duplicate names, lone surrogates,
+invalid UTF-8, control characters and anything behind the document are refused: a Go server sends none of
+them, and a secret that could be read two ways must not be delivered in one of them.
 """
 
 from cloudtaser.wrapper.buffers import Buffer, Span
@@ -45,7 +45,9 @@ class Node:
 
 
 def parse(data: Buffer, start: int = 0, end: int | None = None, *, depth: int = 4) -> Node:
-    """Check the document in [start, end) and return its tree, members kept `depth` levels deep. Raises JsonError."""
+    """Check the document in [start, end) and return its tree, members kept `depth` levels deep. Raises
+    JsonError.
+    """
     reader = _Reader(data, len(data) if end is None else end)
     node, position = reader.value(reader.blank(start), depth, 0)
     if reader.blank(position) != reader.end:
@@ -185,7 +187,9 @@ class _Reader:
         return at
 
     def string(self, at: int) -> int:
-        """The offset of the closing quote of the string whose content begins at `at`, everything in it checked."""
+        """The offset of the closing quote of the string whose content begins at `at`, everything in it
+        checked.
+        """
         data, end = self.data, self.end
         close = data.find(b'"', at, end)
         position = at
@@ -220,7 +224,11 @@ class _Reader:
         if 0xDC00 <= unit < 0xE000:
             raise _error("half a surrogate pair", at)
         if 0xD800 <= unit < 0xDC00:
-            if self.peek(at + 6) != 92 or self.peek(at + 7) != 117 or not 0xDC00 <= self.unit(at + 6) < 0xE000:
+            if (
+                self.peek(at + 6) != 92
+                or self.peek(at + 7) != 117
+                or not 0xDC00 <= self.unit(at + 6) < 0xE000
+            ):
                 raise _error("half a surrogate pair", at)
             return at + 12
         return at + 6

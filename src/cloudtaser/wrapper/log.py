@@ -1,7 +1,7 @@
 """The wrapper's log: one line of JSON on standard error for each event, never a value.
 
-Used by every part that has something to say. A line is at most a pipe's atomic size and is dropped rather than
-waited for: PID 1 must not stand still because nobody reads the log.
+Used by every part that has something to say. A line is at most a pipe's atomic size and is dropped rather
+than waited for: PID 1 must not stand still because nobody reads the log.
 """
 
 import posix
@@ -61,7 +61,12 @@ def render(level: str, event: str, fields: dict[str, Field], now: float) -> str:
         f"{stamp.tm_year:04}-{stamp.tm_mon:02}-{stamp.tm_mday:02}T"
         f"{stamp.tm_hour:02}:{stamp.tm_min:02}:{stamp.tm_sec:02}.{int(now * 1000) % 1000:03}Z"
     )
-    parts = [f'"time":"{when}"', f'"level":"{level}"', '"program":"cloudtaser-wrapper"', f'"event":{_quote(event)}']
+    parts = [
+        f'"time":"{when}"',
+        f'"level":"{level}"',
+        '"program":"cloudtaser-wrapper"',
+        f'"event":{_quote(event)}',
+    ]
     size = sum(map(len, parts))
     for name, value in fields.items():
         part = f"{_quote(name)}:{_value(value)}"

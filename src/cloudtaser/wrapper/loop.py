@@ -1,8 +1,8 @@
 """The loop: coroutines over one `poll`, so that nothing in the wrapper ever waits alone.
 
-Signals, the network, timers and name look-ups all wake the same `poll` in the one thread that the wrapper has.
-`async def` needs no asyncio: a coroutine here yields a `Wait`, and is resumed with True when its descriptor is ready
-or its `wake` was called, with False when its deadline passed.
+Signals, the network, timers and name look-ups all wake the same `poll` in the one thread that the wrapper
+has. `async def` needs no asyncio: a coroutine here yields a `Wait`, and is resumed with True when its
+descriptor is ready or its `wake` was called, with False when its deadline passed.
 """
 
 import select
@@ -22,7 +22,9 @@ class Cancelled(BaseException):
 
 
 class Wait:
-    """What a coroutine waits for: a descriptor (or -1 for none) until a deadline (or None) on the loop's clock."""
+    """What a coroutine waits for: a descriptor (or -1 for none) until a deadline (or None) on the loop's
+    clock.
+    """
 
     __slots__ = ("deadline", "events", "fd", "woken")
 
@@ -97,13 +99,15 @@ class Loop:
             self._tasks.append(task)
         return task
 
-    def run(self, task: Task) -> object:
-        """Turn until `task` is done; its result. Raises its error, or that of any other task that failed."""
-        while not task.done:
+    def run(self, *tasks: Task) -> object:
+        """Turn until one of the tasks is done; its result. Raises its error."""
+        while True:
+            for task in tasks:
+                if task.error is not None:
+                    raise task.error
+                if task.done:
+                    return task.result
             self._turn()
-        if task.error is not None:
-            raise task.error
-        return task.result
 
     def _turn(self) -> None:
         poller = select.poll()

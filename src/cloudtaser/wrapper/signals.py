@@ -1,15 +1,16 @@
 """Signals: which are passed on, how they reach the loop, and what the application starts with.
 
-`app` installs them before anything else. Each signal writes its number into a pipe from the interpreter's C handler
-(`set_wakeup_fd`), so the loop sees signals as bytes that can be read, and a signal is never waited for alone. Blocking
-them and calling sigtimedwait instead would leave no way to wait for a socket at the same time: there is no signalfd
-among the C modules.
+`app` installs them before anything else. Each signal writes its number into a pipe from the interpreter's C
+handler (`set_wakeup_fd`), so the loop sees signals as bytes that can be read, and a signal is never waited
+for alone. Blocking them and calling sigtimedwait instead would leave no way to wait for a socket at the
+same time: there is no signalfd among the C modules.
 """
 
 import _signal
 import posix
 
-# Faults of the wrapper itself, which must stay fatal; what cannot be caught; what means the terminal or our own pipes.
+# Faults of the wrapper itself, which must stay fatal; what cannot be caught; what means the terminal or our
+# own pipes.
 _NOT_PASSED_ON = frozenset(
     (
         _signal.SIGKILL, _signal.SIGSTOP, _signal.SIGSEGV, _signal.SIGBUS, _signal.SIGFPE, _signal.SIGILL,
@@ -17,7 +18,8 @@ _NOT_PASSED_ON = frozenset(
     )
 )  # fmt: skip
 _IGNORED = (_signal.SIGTTIN, _signal.SIGTTOU, _signal.SIGPIPE, _signal.SIGXFSZ)
-# The interpreter itself ignores these before we can look, so what they were is not known; programs expect the default.
+# The interpreter itself ignores these before we can look, so what they were is not known; programs expect
+# the default.
 _IGNORED_BY_PYTHON = (_signal.SIGPIPE, _signal.SIGXFSZ)
 _READ_SIZE = 4096
 

@@ -1,0 +1,156 @@
+"""cloudtaser-wrapper: wires the parts (spec/wrapper.md).
+
+    cloudtaser-wrapper [--] CMD [ARG...]
+
+Started by the webhook as PID 1 of a container, or by hand. `main` is the entry point.
+"""
+
+import posix
+import sys
+
+from cloudtaser.wrapper import config as configuration
+from cloudtaser.wrapper.child import Application
+from cloudtaser.wrapper.config import Config
+from cloudtaser.wrapper.delivery import NOTHING, Values
+from cloudtaser.wrapper.errors import WrapperError
+from cloudtaser.wrapper.log import Log
+from cloudtaser.wrapper.loop import Loop
+from cloudtaser.wrapper.signals import Signals
+from cloudtaser.wrapper.supervision import Supervision
+from cloudtaser.wrapper.supervisor import Supervisor
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+EX_USAGE = 64
+HELP = """\
+usage: cloudtaser-wrapper [--] CMD [ARG...]
+
+Fetches secrets from OpenBao, starts CMD with them in its environment and stays as its init:
+passes on signals, reaps, renews, restarts CMD when a secret changes, exits as CMD does.
+Settings are environment variables; with none it is a plain init.
+
+  --help      this text
+  --version   the version
+
+  VAULT_ADDR               https://host:port, or broker://host:port with CLOUDTASER_CA
+  CLOUDTASER_SECRET_PATHS  secret/data/app,secret/data/db#3
+  CLOUDTASER_ENV_MAP       password=DB_PASSWORD,user=DB_USER;key?=API_KEY
+"""
+
+
+def main() -> None:
+    """The program. Leaves by `_exit`: there is nothing to finalise, and a look-up may still hang in its
+    thread.
+    """
+    posix._exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """The program with its arguments; the exit code."""
+    if arguments[:1] == ["--version"]:
+        from cloudtaser.version import VERSION
+
+        _print(1, f"cloudtaser-wrapper {VERSION}\n")
+        return 0
+    if arguments[:1] in (["--help"], ["-h"]):
+        _print(1, HELP)
+        return 0
+    command = arguments[1:] if arguments[:1] == ["--"] else arguments
+    if not command or (command is arguments and command[0].startswith("-")):
+        what = f"unknown option {command[0]!r}" if command else "no command to start"
+        _print(2, f"cloudtaser-wrapper: {what}; usage: cloudtaser-wrapper [--] CMD [ARG...]\n")
+        return EX_USAGE
+    _hold_standard_descriptors()
+    signals = Signals()
+    environ = _environment_at_start()
+    log = Log()
+    try:
+        settings = configuration.load(environ)
+        log = Log(settings.log_level)
+        argv = [argument.encode(sys.getfilesystemencoding(), "surrogateescape") for argument in command]
+        return _supervise(settings, argv, environ, signals, log)
+    except WrapperError as error:
+        log.error(error.diagnostic(), code=error.code)
+        return error.code
+
+
+def _supervise(
+    settings: Config, argv: list[bytes], environ: dict[bytes, bytes], signals: Signals, log: Log
+) -> int:
+    application = Application(argv, environ.get(b"PATH"), signals, log)
+    application.check()
+    loop = Loop()
+    decisions = Supervision(
+        grace=settings.rotation_grace,
+        probation=settings.rotation_probation,
+        terminal=application.terminal is not None,
+        shell=posix.getpid() != 1 and posix.getsid(0) != posix.getpid(),
+    )
+
+    def environment(values: Values) -> "Callable[[], dict[bytes, bytes]]":
+        if settings.endpoint is None:
+            return lambda: _without_our_prefix(environ)
+        return lambda: values.environment(environ, override=settings.override)
+
+    supervisor = Supervisor(loop, signals, application, decisions, environment, log)
+    supervising = loop.spawn(supervisor.run())
+    supervisor.task = supervising
+    if settings.endpoint is None:
+        supervisor.deliver(NOTHING)
+        return _code(loop.run(supervising))
+    from cloudtaser.wrapper.fetching import supervise_with_secrets
+
+    return _code(supervise_with_secrets(settings, settings.endpoint, loop, supervisor, supervising, log))
+
+
+def _code(result: object) -> int:
+    return result if isinstance(result, int) else 1
+
+
+def _without_our_prefix(environ: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """A plain init leaves VAULT_* alone: they are the application's own."""
+    prefix = configuration.OUR_PREFIX.encode()
+    return {name: value for name, value in environ.items() if not name.startswith(prefix)}
+
+
+def _environment_at_start() -> dict[bytes, bytes]:
+    """What the wrapper was started with. The interpreter may have added LC_CTYPE (PEP 538), which is taken
+    out.
+    """
+    environ = dict(posix.environ)
+    if environ.get(b"LC_CTYPE") not in (b"C.UTF-8", b"C.utf8", b"UTF-8"):
+        return environ
+    try:
+        descriptor = posix.open("/proc/self/environ", posix.O_RDONLY | posix.O_CLOEXEC)
+        original = b"\0"
+        while block := posix.read(descriptor, 65536):
+            original += block
+        posix.close(descriptor)
+    except OSError:
+        return environ
+    if b"\0LC_CTYPE=" not in original:
+        del environ[b"LC_CTYPE"]
+    return environ
+
+
+def _hold_standard_descriptors() -> None:
+    """Where 0, 1 or 2 were closed, keep the numbers taken, so that no socket of ours ever is standard error.
+
+    Closed on exec: the application finds them closed, as it would have without us.
+    """
+    try:
+        descriptor = posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)
+        while descriptor <= 2:
+            descriptor = posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)
+        posix.close(descriptor)
+    except OSError:
+        return
+
+
+def _print(descriptor: int, text: str) -> None:
+    try:
+        posix.write(descriptor, text.encode())
+    except OSError:
+        return

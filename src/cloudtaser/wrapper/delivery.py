@@ -1,0 +1,53 @@
+"""Delivery: the values that were fetched become the child's environment.
+
+`session` composes them, `supervisor` keeps them, and only the forked child turns them into an environment,
+so that the wrapper itself makes no copy that it could not wipe.
+"""
+
+from cloudtaser.wrapper.buffers import Span
+from cloudtaser.wrapper.config import strip
+from cloudtaser.wrapper.envmap import EnvMapError
+
+MAX_VARIABLE = 131_071  # Linux: MAX_ARG_STRLEN, one string with its final zero
+
+
+class Values:
+    """One set of values by variable name. Two sets are equal when the application could not tell them
+    apart.
+    """
+
+    __slots__ = ("spans",)
+
+    def __init__(self, spans: dict[str, Span]) -> None:
+        self.spans = spans
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Values):
+            return NotImplemented
+        return self.spans == other.spans
+
+    __hash__ = None  # type: ignore[assignment]  # a hash would be a trace of the values
+
+    def __repr__(self) -> str:
+        return f"Values({sorted(self.spans)})"
+
+    def environment(self, inherited: dict[bytes, bytes], *, override: bool) -> dict[bytes, bytes]:
+        """The child's environment. Call it in the child: it copies every value."""
+        environment = strip(inherited)
+        for name, span in self.spans.items():
+            if override or name.encode() not in environment:
+                environment[name.encode()] = bytes(span.view())
+        return environment
+
+
+NOTHING = Values({})
+
+
+def check(name: str, span: Span, origin: str) -> None:
+    """Raises EnvMapError where no environment can carry the value. `origin` says where it comes from."""
+    if span.holds(0):
+        raise EnvMapError(f"{origin} holds a NUL byte, which no environment variable can")
+    if len(name) + 1 + len(span) > MAX_VARIABLE:
+        raise EnvMapError(
+            f"{origin} has {len(span)} bytes, more than Linux allows in one environment variable"
+        )

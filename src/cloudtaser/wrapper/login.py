@@ -1,0 +1,110 @@
+"""Logging in: the pod's JWT, or a token that was given, becomes the session's token.
+
+`session` calls `log_in` at start and whenever the token is lost or cannot be renewed. The JWT is read from
+its file each time: the kubelet replaces it before it expires.
+"""
+
+import posix
+
+from cloudtaser.wrapper import jsontext
+from cloudtaser.wrapper.buffers import Buffer, Span, span_of
+from cloudtaser.wrapper.client import Answer, Client
+from cloudtaser.wrapper.config import Config
+from cloudtaser.wrapper.errors import ConfigError, ProtocolError, RefusedError
+from cloudtaser.wrapper.lease import Lease
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_MAX_JWT = 16_384
+_JWT = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.=")
+_PRINTABLE = frozenset(range(33, 127))
+
+
+async def log_in(client: Client, config: Config, now: "Callable[[], float]") -> tuple[Span, Lease]:
+    """A token and its lifetime. Raises RefusedError, UnavailableError, ConfigError."""
+    if config.method == "token":
+        return await _given(client, config, now)
+    client.token = None
+    body = _login_body(config.role, config.jwt_file)
+    try:
+        answer = await client.call(b"POST", f"{config.mount}/login", body)
+    finally:
+        body.wipe()
+    if answer.status != 200:
+        raise RefusedError(f"login refused: {answer.problem()}", on=f"{config.mount}, role {config.role}")
+    node = answer.root.get("auth", "client_token")
+    if node is None or node.kind != jsontext.STRING:
+        raise ProtocolError("the login answer holds no token")
+    token = jsontext.decode(answer.buffer, node)
+    if not token or not _PRINTABLE.issuperset(token.view()):
+        raise ProtocolError("the login answer holds a token with odd characters")
+    return token, _token_lease(answer, "auth", "lease_duration", now())
+
+
+async def _given(client: Client, config: Config, now: "Callable[[], float]") -> tuple[Span, Lease]:
+    client.token = span_of(config.token)
+    answer = await client.call(b"GET", "auth/token/lookup-self")
+    if answer.status != 200:
+        raise RefusedError(f"the token is refused: {answer.problem()}", on="VAULT_TOKEN")
+    return client.token, _token_lease(answer, "data", "ttl", now())
+
+
+def _token_lease(answer: Answer, member: str, duration: str, now: float) -> Lease:
+    seconds = jsontext.integer(answer.buffer, answer.root.get(member, duration))
+    renewable = answer.root.get(member, "renewable")
+    return Lease("", float(max(0, seconds)), renewable is not None and renewable.kind == jsontext.TRUE, now)
+
+
+def duration(answer: Answer) -> float:
+    """Seconds that a renewal of the token granted."""
+    return float(jsontext.integer(answer.buffer, answer.root.get("auth", "lease_duration")))
+
+
+def empty_body() -> Buffer:
+    """A JSON object without members."""
+    body = Buffer(2, 2)
+    body.append(b"{}")
+    return body
+
+
+def _login_body(role: str, file: str) -> Buffer:
+    """{"role": …, "jwt": …}, the JWT read straight into it."""
+    body = Buffer(4096, _MAX_JWT + 4096)
+    body.append(b'{"role":"' + _escaped(role) + b'","jwt":"')
+    start = len(body)
+    try:
+        _append_file(body, file)
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}", on="VAULT_JWT_FILE") from None
+    except OverflowError:
+        raise ConfigError(f"{file} is too long for a JWT", on="VAULT_JWT_FILE") from None
+    end = len(body)
+    while end > start and body[end - 1] in (9, 10, 13, 32):
+        end -= 1
+    body.truncate(end)
+    if end == start or not _JWT.issuperset(body.view(start, end)):
+        body.wipe()
+        raise ConfigError(f"{file} does not hold a JWT", on="VAULT_JWT_FILE")
+    body.append(b'"}')
+    return body
+
+
+def _append_file(body: Buffer, file: str) -> None:
+    descriptor = posix.open(file, posix.O_RDONLY | posix.O_CLOEXEC)
+    try:
+        while True:
+            with body.space(2048) as space:
+                count = posix.readv(descriptor, [space])
+            if not count:
+                return
+            body.advance(count)
+    finally:
+        posix.close(descriptor)
+
+
+def _escaped(text: str) -> bytes:
+    return "".join(
+        f"\\u{ord(letter):04x}" if letter < " " or letter in '"\\\x7f' else letter for letter in text
+    ).encode()

@@ -1,0 +1,135 @@
+"""One secret path: what was read from it, how it is watched, and how several become the values to deliver.
+
+`session` holds a `Secret` for each path. Pure: answers in, decisions out.
+"""
+
+from cloudtaser.wrapper import jsontext
+from cloudtaser.wrapper.buffers import Buffer, Span
+from cloudtaser.wrapper.client import Answer
+from cloudtaser.wrapper.config import Config
+from cloudtaser.wrapper.delivery import Values, check
+from cloudtaser.wrapper.envmap import EnvMapError, SecretPath, assign
+from cloudtaser.wrapper.errors import ConfigError, ProtocolError
+from cloudtaser.wrapper.lease import Lease
+
+CHANGED, FORBIDDEN, GONE = "changed", "forbidden", "gone"
+
+
+class Secret:
+    """A path and what was last read from it. `version` is None where the path is no KV version 2 secret."""
+
+    __slots__ = ("fields", "lease", "path", "trouble", "version", "watches_data")
+
+    def __init__(self, path: SecretPath) -> None:
+        self.path = path
+        self.fields: dict[str, Span] = {}
+        self.version: int | None = None
+        self.lease: Lease | None = None
+        self.trouble = ""
+        self.watches_data = False
+
+    @property
+    def is_versioned(self) -> bool:
+        """Whether a newer version may come."""
+        return self.version is not None and self.path.version is None
+
+    def read_path(self) -> str:
+        """What to GET for the values."""
+        return (
+            self.path.path if self.path.version is None else f"{self.path.path}?version={self.path.version}"
+        )
+
+    def watch_path(self) -> str:
+        """What to GET to learn of a newer version: the metadata, or the secret where that is forbidden."""
+        return self.path.path if self.watches_data else self.path.path.replace("/data/", "/metadata/", 1)
+
+    def take(self, answer: Answer, now: float) -> str:
+        """Keep what a read answered; "" or what is wrong. Raises ProtocolError for an answer that is no
+        secret.
+        """
+        if answer.status != 200:
+            return FORBIDDEN if answer.status in (401, 403) else GONE
+        data = answer.root.get("data")
+        if data is None or data.kind != jsontext.OBJECT:
+            raise ProtocolError("the answer holds no data", on=str(self.path))
+        version = jsontext.integer(answer.buffer, data.get("metadata", "version"))
+        if "/data/" in self.path.path and version and "data" in data.members:
+            self.version = version
+            data = data.members["data"]
+            if data.kind != jsontext.OBJECT:
+                return GONE
+        elif self.path.version is not None:
+            raise ConfigError(f"{self.path} is pinned, but has no versions", on="CLOUDTASER_SECRET_PATHS")
+        self.fields = {name: jsontext.decode(answer.buffer, node) for name, node in data.members.items()}
+        self.lease = _lease(answer, now)
+        return ""
+
+    def look(self, answer: Answer) -> str:
+        """What a look at `watch_path` tells: CHANGED, FORBIDDEN, GONE or ""."""
+        if answer.status in (401, 403):
+            if not self.watches_data:
+                self.watches_data = True  # may read, may not look: the next look reads
+                return self.trouble
+            return FORBIDDEN
+        if answer.status != 200:
+            return GONE
+        if self.watches_data:
+            version = jsontext.integer(answer.buffer, answer.root.get("data", "metadata", "version"))
+        else:
+            version = jsontext.integer(answer.buffer, answer.root.get("data", "current_version"))
+            latest = answer.root.get("data", "versions", str(version))
+            if latest is None or _is_deleted(answer, latest):
+                return GONE
+        return CHANGED if version != self.version else ""
+
+    def renewed_duration(self, answer: Answer) -> float:
+        """Seconds a renewal granted."""
+        return float(jsontext.integer(answer.buffer, answer.root.get("lease_duration")))
+
+
+def _is_deleted(answer: Answer, version: jsontext.Node) -> bool:
+    destroyed = version.get("destroyed")
+    return (destroyed is not None and destroyed.kind == jsontext.TRUE) or bool(
+        jsontext.text(answer.buffer, version.get("deletion_time"))
+    )
+
+
+def _lease(answer: Answer, now: float) -> Lease | None:
+    """The lease of a dynamic secret; static ones have none."""
+    identifier = jsontext.text(answer.buffer, answer.root.get("lease_id"))
+    duration = jsontext.integer(answer.buffer, answer.root.get("lease_duration"))
+    if not identifier or duration <= 0:
+        return None
+    renewable = answer.root.get("renewable")
+    return Lease(identifier, float(duration), renewable is not None and renewable.kind == jsontext.TRUE, now)
+
+
+def lease_renewal(lease: Lease) -> Buffer:
+    """The body of a lease's renewal. Raises ProtocolError for an identifier that no server of ours makes."""
+    identifier = lease.identifier
+    if not identifier.isascii() or not identifier.isprintable() or '"' in identifier or "\\" in identifier:
+        raise ProtocolError("a lease identifier with odd characters")
+    body = Buffer(256, 4096)
+    body.append(b'{"lease_id":"' + identifier.encode() + b'"}')
+    return body
+
+
+def compose(config: Config, secrets: list[Secret]) -> tuple[Values, list[str]]:
+    """The values to deliver, and warnings. Raises ConfigError where map and secrets do not fit."""
+    try:
+        sources, warnings = assign(config.paths, config.groups, [list(secret.fields) for secret in secrets])
+        spans: dict[str, Span] = {}
+        for name, source in sources.items():
+            span = secrets[source.path].fields[source.field]
+            origin = f"field {source.field!r} of {config.paths[source.path]}"
+            try:
+                check(name, span, origin)
+            except EnvMapError as error:
+                if config.groups[source.path] is not None:
+                    raise
+                warnings.append(f"{error}; it is not exported")
+                continue
+            spans[name] = span
+    except EnvMapError as error:
+        raise ConfigError(str(error), on="CLOUDTASER_ENV_MAP") from None
+    return Values(spans), warnings

@@ -1,0 +1,165 @@
+"""The supervisor: carries out what `supervision` decides, and reaps whatever ends.
+
+The thin shell of PID 1. One task of the loop: woken by a signal, by its deadline, or by `deliver`.
+"""
+
+import _signal
+import posix
+
+from cloudtaser.wrapper import supervision
+from cloudtaser.wrapper.child import Application, exit_code
+from cloudtaser.wrapper.delivery import Values
+from cloudtaser.wrapper.errors import CommandError
+from cloudtaser.wrapper.log import Log
+from cloudtaser.wrapper.loop import READ, Loop, Task, Wait
+from cloudtaser.wrapper.signals import Signals, is_passed_on
+from cloudtaser.wrapper.supervision import Command, Supervision
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Environment = Callable[[Values], Callable[[], dict[bytes, bytes]]]
+
+_REAPED_AT_ONCE = 256
+
+
+class Supervisor:
+    """Starts, signals and reaps; `run` ends with the exit code of the application."""
+
+    __slots__ = (
+        "_application",
+        "_code",
+        "_environment",
+        "_log",
+        "_loop",
+        "_more",
+        "_pid",
+        "_signals",
+        "_supervision",
+        "task",
+    )
+
+    def __init__(
+        self,
+        loop: Loop,
+        signals: Signals,
+        application: Application,
+        decisions: Supervision,
+        environment: "Environment",
+        log: Log,
+    ) -> None:
+        self._loop = loop
+        self._signals = signals
+        self._application = application
+        self._supervision = decisions
+        self._environment = environment
+        self._log = log
+        self._pid = 0
+        self._code: int | None = None
+        self._more = False
+        self.task: Task | None = None
+
+    def deliver(self, values: Values) -> None:
+        """Values for the application: the first set starts it."""
+        self._carry_out(self._supervision.values(values, self._loop.now()))
+        if self.task is not None:
+            self.task.wake()
+
+    async def run(self) -> int:
+        """Until the application has ended for good, or a signal ended the wait for it."""
+        while self._code is None:
+            deadline = self._loop.now() if self._more else self._supervision.deadline
+            await Wait(self._signals.fileno(), READ, deadline)
+            self._take_signals()
+            self._reap()
+            self._carry_out(self._supervision.tick(self._loop.now()))
+        return self._code
+
+    async def wait_for_impatience(self) -> None:
+        """After the end: go on reaping until a signal says that nobody wants to wait."""
+        while True:
+            await Wait(self._signals.fileno(), READ, None)
+            if any(
+                number in (_signal.SIGTERM, _signal.SIGINT, _signal.SIGQUIT)
+                for number in self._signals.take()
+            ):
+                return
+            self._reap()
+
+    def _take_signals(self) -> None:
+        for number in self._signals.take():
+            if is_passed_on(number):
+                self._carry_out(self._supervision.signal(number))
+
+    def _reap(self) -> None:
+        """Collect what ended, a bounded number at a time, so that a storm of children cannot hold up a
+        signal.
+        """
+        self._more = False
+        for _ in range(_REAPED_AT_ONCE):
+            try:
+                pid, status = posix.waitpid(-1, posix.WNOHANG | posix.WUNTRACED)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid == self._pid:
+                self._changed(status)
+        self._more = True
+
+    def _changed(self, status: int) -> None:
+        if posix.WIFSTOPPED(status):
+            terminal = self._application.terminal
+            ours = terminal is not None and terminal.is_ours()
+            self._carry_out(self._supervision.stopped(posix.WSTOPSIG(status), ours=ours))
+        else:
+            self._carry_out(self._supervision.exited(exit_code(status), self._loop.now()))
+
+    def _carry_out(self, commands: list[Command]) -> None:
+        for command in commands:
+            argument = command.argument
+            if command.kind == supervision.SEND and isinstance(argument, int):
+                self._send(argument)
+            elif command.kind == supervision.START and isinstance(argument, Values):
+                self._start(argument)
+            elif command.kind == supervision.CLEAR:
+                self._send(_signal.SIGKILL)
+            elif command.kind == supervision.FOREGROUND:
+                self._foreground()
+            elif command.kind == supervision.SUSPEND:
+                self._suspend()
+            elif command.kind == supervision.EXIT and isinstance(argument, int):
+                self._code = argument if self._code is None else self._code
+            elif command.kind == supervision.NOTE:
+                self._log.warning(str(argument))
+
+    def _start(self, values: Values) -> None:
+        terminal = self._application.terminal
+        foreground = terminal is not None and (
+            terminal.is_ours() or (self._pid > 0 and terminal.is_with(self._pid))
+        )
+        try:
+            self._pid = self._application.start(self._environment(values), foreground=foreground)
+        except CommandError as error:
+            self._log.error(error.diagnostic())
+            self._code = error.code
+
+    def _send(self, number: int) -> None:
+        if self._pid:
+            try:
+                posix.kill(-self._pid, number)
+            except OSError:
+                return
+
+    def _foreground(self) -> None:
+        terminal = self._application.terminal
+        if terminal is not None and self._pid and terminal.is_ours():
+            terminal.give(self._pid)
+
+    def _suspend(self) -> None:
+        """Stop as the application did, so that the shell above sees a stopped job; SIGCONT resumes both."""
+        terminal = self._application.terminal
+        if terminal is not None and self._pid and terminal.is_with(self._pid):
+            terminal.take()
+        posix.kill(0, _signal.SIGSTOP)
