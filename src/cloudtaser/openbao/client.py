@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import os
+import socket
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -283,9 +285,13 @@ def _parse(raw: bytes, address: str) -> Json:
 
 def _reason(error: Exception) -> str:
     """The innermost text that helps, without aiohttp's decoration."""
-    inner = getattr(error, "os_error", None)
-    if isinstance(inner, OSError) and inner.strerror:
-        return inner.strerror
+    inner = getattr(error, "os_error", error)
+    if isinstance(inner, ssl.SSLError):
+        return "it does not speak TLS as we do"
+    if isinstance(inner, socket.gaierror):
+        return "its name does not resolve"
+    if isinstance(inner, OSError) and inner.errno:
+        return os.strerror(inner.errno).lower()
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return "it closed the connection"
     return type(error).__name__
