@@ -12,6 +12,9 @@ from typing import Any, Final
 from cloudtaser.errors import CloudtaserError, UnavailableError
 from cloudtaser.net.tls import reason
 
+HIGH_WATER: Final = 256 * 1024
+LOW_WATER: Final = 64 * 1024
+
 
 class _Nowhere(asyncio.Transport):
     def get_extra_info(self, name: str, default: Any = None) -> Any:
@@ -37,6 +40,24 @@ class _Nowhere(asyncio.Transport):
 
     def get_write_buffer_size(self) -> int:
         return 0
+
+
+class Bounded(asyncio.Transport):
+    """How much may wait to be written before the protocol above is asked to pause, and until when (bytes)."""
+
+    _high: int = HIGH_WATER
+    _low: int = LOW_WATER
+    _pending_size: int = 0
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self._high = high if high is not None else (4 * low if low is not None else HIGH_WATER)
+        self._low = low if low is not None else self._high // 4
+
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        return self._low, self._high
+
+    def get_write_buffer_size(self) -> int:
+        return self._pending_size
 
 
 NOWHERE: Final[asyncio.Transport] = _Nowhere()

@@ -27,7 +27,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from cloudtaser.errors import CloudtaserError, ProtocolError, UnavailableError
-from cloudtaser.net.ends import NOBODY, NOWHERE, lost
+from cloudtaser.net.ends import NOBODY, NOWHERE, Bounded, lost
+from cloudtaser.net.engine import SLICE, Engine
 from cloudtaser.net.tls import reason
 
 HANDSHAKE_TIMEOUT: Final = 5.0
@@ -36,17 +37,11 @@ LINGER: Final = 2.0
 """Seconds a closed connection waits for the peer's end."""
 CLOSE_TIMEOUT: Final = 30.0
 """Seconds a closed connection may take to send what was written; then it is aborted."""
-HIGH_WATER: Final = 256 * 1024
-LOW_WATER: Final = 64 * 1024
-
-_SLICE: Final = 64 * 1024  # how much OpenSSL gets at a time; its memory BIOs keep the size they once had
-_RECORD: Final = 16 * 1024  # with that much space a read returns a record whole
-_PLAIN: Final = memoryview(bytearray(_SLICE + 2 * _RECORD))  # shared: copied out before anybody else runs
 
 _HANDSHAKE, _OPEN, _CLOSING, _LINGERING, _LOST = range(5)
 
 
-class TlsLayer(asyncio.Protocol, asyncio.Transport):
+class TlsLayer(asyncio.Protocol, Bounded):
     """One TLS connection. Make it, then give it to a transport as its protocol."""
 
     def __init__(
@@ -69,16 +64,13 @@ class TlsLayer(asyncio.Protocol, asyncio.Transport):
         self._verify = verify
         self.handshake: asyncio.Future[None] = self._loop.create_future()
         self._lower: asyncio.Transport = NOWHERE
-        self._ssl: ssl.SSLObject | None = None
-        self._incoming = ssl.MemoryBIO()
-        self._outgoing = ssl.MemoryBIO()
+        self._engine: Engine | None = None
         self._state = _HANDSHAKE
         self._timer: asyncio.TimerHandle | None = None
         self._made = False  # upper.connection_made was called, upper.connection_lost was not
         self._held: list[bytes] = []  # ciphertext that came while reading was paused
         self._paused = False
         self._resuming = False
-        self._eof_received = False  # close_notify
         self._lower_eof = False
         self._pending: list[bytes | memoryview] = []  # plaintext that waits
         self._pending_size = 0
@@ -87,8 +79,6 @@ class TlsLayer(asyncio.Protocol, asyncio.Transport):
         self._upper_full = False
         self._eof_written = False
         self._eof_sent = False
-        self._high = HIGH_WATER
-        self._low = LOW_WATER
 
     # -- called from below ----------------------------------------------------------------------------------
 
@@ -97,11 +87,8 @@ class TlsLayer(asyncio.Protocol, asyncio.Transport):
         self._lower = transport
         self._timer = self._loop.call_later(self._handshake_timeout, self._handshake_late)
         try:
-            self._ssl = self._context.wrap_bio(
-                self._incoming,
-                self._outgoing,
-                server_side=self._server_side,
-                server_hostname=self._server_hostname,
+            self._engine = Engine(
+                self._context, server_side=self._server_side, server_hostname=self._server_hostname
             )
         except (ssl.SSLError, ValueError) as error:
             self._fail(ProtocolError(f"TLS cannot start: {reason(error)}"))
@@ -120,20 +107,18 @@ class TlsLayer(asyncio.Protocol, asyncio.Transport):
         self._lower_eof = True
         if self._state == _HANDSHAKE:
             self._fail(ProtocolError("the peer ended the connection during the TLS handshake"))
-        elif self._state == _OPEN and not (
-            self._eof_received or self._held or self._paused or self._resuming
-        ):
+        elif self._state == _OPEN and not (self._ended or self._held or self._paused or self._resuming):
             self._fail(_truncated())
         return self._state < _LINGERING
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._state == _LOST:
             return
-        if exc is None and self._state == _OPEN and not self._eof_received:
+        if exc is None and self._state == _OPEN and not self._ended:
             self._paused = False  # what came whole is delivered, paused or not: there is no later
             self._drain_held()
         error = lost(exc)
-        if error is None and self._state <= _OPEN and not self._eof_received:
+        if error is None and self._state <= _OPEN and not self._ended:
             error = _truncated()
         self._state = _LOST
         self._stop_timer()
@@ -146,7 +131,7 @@ class TlsLayer(asyncio.Protocol, asyncio.Transport):
         finally:
             self._upper = NOBODY
             self._lower = NOWHERE
-            self._ssl = None
+            self._engine = None
             self._verify = None
             self._held.clear()
             self._drop_pending()
@@ -163,7 +148,7 @@ class TlsLayer(asyncio.Protocol, asyncio.Transport):
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         if name == "ssl_object":
-            return self._ssl or default
+            return self._engine.ssl_object if self._engine is not None else default
         return self._lower.get_extra_info(name, default)
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
@@ -190,16 +175,6 @@ class TlsLayer(asyncio.Protocol, asyncio.Transport):
             if not self._resuming:
                 self._resuming = True
                 self._loop.call_soon(self._resume)
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        self._high = high if high is not None else (4 * low if low is not None else HIGH_WATER)
-        self._low = low if low is not None else self._high // 4
-
-    def get_write_buffer_limits(self) -> tuple[int, int]:
-        return self._low, self._high
-
-    def get_write_buffer_size(self) -> int:
-        return self._pending_size
 
     def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
         if self._eof_written:
@@ -234,92 +209,73 @@ class TlsLayer(asyncio.Protocol, asyncio.Transport):
     def abort(self) -> None:
         self._lower.abort()
 
+    @property
+    def _ended(self) -> bool:
+        return self._engine is not None and self._engine.ended
+
     # -- reading --------------------------------------------------------------------------------------------
 
     def _feed(self, data: bytes) -> None:
         """Decrypt `data` slice by slice; keep the rest when `upper` pauses."""
-        size = len(data)
-        if size <= _SLICE:
-            self._incoming.write(data)
+        assert self._engine is not None
+        if len(data) <= SLICE:
+            self._engine.feed(data)
             self._advance()
             return
         view = memoryview(data)
-        for start in range(0, size, _SLICE):
+        for start in range(0, len(data), SLICE):
             if self._paused:
                 self._held.insert(0, bytes(view[start:]))
                 return
             if self._state >= _CLOSING:
                 return
-            self._incoming.write(view[start : start + _SLICE])
+            self._engine.feed(view[start : start + SLICE])
             self._advance()
 
     def _advance(self) -> None:
-        """Do what the bytes in the incoming BIO allow: the handshake, then data for `upper`."""
+        """Do what the bytes in the engine allow: the handshake, then data for `upper`."""
+        engine = self._engine
+        assert engine is not None
         if self._state == _HANDSHAKE:
-            self._shake_hands()
-        while self._state == _OPEN and not self._paused and not self._eof_received:
-            if not self._incoming.pending or not self._decrypt():
+            self._shake_hands(engine)
+        while self._state == _OPEN and engine.unread and not (self._paused or engine.ended):
+            if not self._deliver(engine):
                 break
-        if self._outgoing.pending:
-            self._lower.write(self._outgoing.read())
+        self._send_output()
 
-    def _shake_hands(self) -> None:
-        assert self._ssl is not None
+    def _shake_hands(self, engine: Engine) -> None:
         try:
-            self._ssl.do_handshake()
-        except ssl.SSLWantReadError:
-            return
-        except (ssl.SSLError, ssl.CertificateError) as error:
-            self._fail(ProtocolError(f"TLS handshake failed: {reason(error)}"))
-            return
-        if self._verify is not None:
-            verify, self._verify = self._verify, None
-            try:
-                verify(self._ssl)
-            except CloudtaserError as error:
-                self._notify_close()
-                self._fail(error.with_traceback(None))
+            if not engine.handshake():
                 return
+            if self._verify is not None:
+                self._verify(engine.ssl_object)
+        except CloudtaserError as error:
+            if engine.ssl_object.version() is not None:
+                self._notify_close()
+            self._fail(error.with_traceback(None))
+            return
+        self._verify = None
         self._stop_timer()
         self._state = _OPEN
-        if self._outgoing.pending:
-            self._lower.write(self._outgoing.read())
+        self._send_output()
         self._made = True
         self.handshake.set_result(None)
         self._upper.connection_made(self)
 
-    def _decrypt(self) -> bool:
-        """Deliver one batch. False when the incoming BIO holds no further whole record."""
-        assert self._ssl is not None
-        filled = 0
-        more = True
-        error: CloudtaserError | None = None
-        try:
-            while filled <= _SLICE + _RECORD:
-                read = self._ssl.read(len(_PLAIN) - filled, _PLAIN[filled:])
-                filled += read  # type: ignore[operator]  # with a buffer, read returns a count
-                if not read:
-                    self._eof_received = True
-                    break
-                if not self._incoming.pending:
-                    more = False
-                    break
-        except ssl.SSLWantReadError:
-            more = False
-        except ssl.SSLZeroReturnError:
-            self._eof_received = True
-        except ssl.SSLError as fault:
-            error = ProtocolError(f"TLS failed: {reason(fault)}")
-        if filled:
+    def _deliver(self, engine: Engine) -> bool:
+        """Give `upper` what can be read. False when that was nothing."""
+        data = engine.read()
+        if data:
             try:
-                self._upper.data_received(bytes(_PLAIN[:filled]))
-            except CloudtaserError as fault:
-                error = error or fault.with_traceback(None)
-        if error is not None:
-            self._fail(error)
-        elif self._eof_received and self._state == _OPEN and not self._upper.eof_received():
-            self.close()
-        return more
+                self._upper.data_received(data)
+            except CloudtaserError as error:
+                self._fail(error.with_traceback(None))
+        if self._state == _OPEN:
+            if engine.fault is not None:
+                self._fail(engine.fault)
+            elif engine.ended and not self._upper.eof_received():
+                self.close()
+        return bool(data)
 
     def _resume(self) -> None:
         self._resuming = False
@@ -327,14 +283,13 @@ class TlsLayer(asyncio.Protocol, asyncio.Transport):
             return
         self._drain_held()
         if self._state == _OPEN and not self._paused:
-            if self._lower_eof and not self._eof_received:
+            if self._lower_eof and not self._ended:
                 self._fail(_truncated())
             else:
                 self._lower.resume_reading()
 
     def _drain_held(self) -> None:
-        if self._incoming.pending:
-            self._advance()
+        self._advance()
         while self._held and self._state == _OPEN and not self._paused:
             self._feed(self._held.pop(0))
 
@@ -348,13 +303,13 @@ class TlsLayer(asyncio.Protocol, asyncio.Transport):
     def _flush(self) -> None:
         """Encrypt what waits while the layer below takes it; then the end, if that was asked for."""
         self._flushing = False
-        if self._state not in (_OPEN, _CLOSING):
+        if self._state not in (_OPEN, _CLOSING) or self._engine is None:
             return
         if self._pending:
             try:
-                self._encrypt()
-            except ssl.SSLError as error:
-                self._fail(ProtocolError(f"TLS failed: {reason(error)}"))
+                self._encrypt(self._engine)
+            except ProtocolError as error:
+                self._fail(error.with_traceback(None))
                 return
         if self._upper_full and self._pending_size <= self._low:
             self._upper_full = False
@@ -367,38 +322,36 @@ class TlsLayer(asyncio.Protocol, asyncio.Transport):
         if self._state == _CLOSING:
             self._linger()
 
-    def _encrypt(self) -> None:
-        assert self._ssl is not None
+    def _encrypt(self, engine: Engine) -> None:
         data = self._pending[0] if len(self._pending) == 1 else b"".join(self._pending)
         size = len(data)
         self._pending.clear()
-        if size <= _SLICE and not self._lower_full:
-            self._ssl.write(data)  # a memory BIO takes all of it
+        if size <= SLICE and not self._lower_full:
             self._pending_size = 0
-            self._lower.write(self._outgoing.read())
+            self._lower.write(engine.write(data))
             return
         view = memoryview(data)
         done = 0
         while done < size and not self._lower_full:
-            done += self._ssl.write(view[done : done + _SLICE])
-            self._lower.write(self._outgoing.read())
+            piece = view[done : done + SLICE]
+            done += len(piece)
+            self._lower.write(engine.write(piece))
         if done < size:
             self._pending.append(view[done:])
         self._pending_size = size - done
 
     def _notify_close(self) -> None:
-        """Send close_notify, once. OpenSSL would take unread data for a fault here, so it is put aside."""
-        if self._eof_sent or self._ssl is None:
-            return
-        self._eof_sent = True
-        unread = self._incoming.read()
-        try:
-            self._ssl.unwrap()
-        except ssl.SSLError:
-            pass  # the peer has not sent its own yet: the usual case
-        self._incoming.write(unread)
-        if self._outgoing.pending:
-            self._lower.write(self._outgoing.read())
+        if not self._eof_sent and self._engine is not None:
+            self._eof_sent = True
+            self._engine.close_notify()
+            self._send_output()
+
+    def _send_output(self) -> None:
+        """Send what OpenSSL has to say of itself: handshake, key update, alert."""
+        if self._engine is not None:
+            output = self._engine.output()
+            if output:
+                self._lower.write(output)
 
     # -- ending ---------------------------------------------------------------------------------------------
 
@@ -420,8 +373,7 @@ class TlsLayer(asyncio.Protocol, asyncio.Transport):
         """The connection is over: tell the peer (OpenSSL left an alert) and whoever is above."""
         if self._state >= _LINGERING:
             return
-        if self._outgoing.pending:
-            self._lower.write(self._outgoing.read())
+        self._send_output()
         self._handshake_failed(error)
         if self._made:
             self._made = False

@@ -10,14 +10,12 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 from cloudtaser.errors import CloudtaserError, UnavailableError
-from cloudtaser.net.ends import NOBODY
+from cloudtaser.net.ends import NOBODY, Bounded
 from cloudtaser.wire.opening import Opening
 
 if TYPE_CHECKING:
     from cloudtaser.net.tunnel import Tunnel
 
-HIGH_WATER: Final = 256 * 1024
-LOW_WATER: Final = 64 * 1024
 LINGER: Final = 5.0
 """Seconds a closed stream waits for the peer's end; then it is reset."""
 CLOSE_TIMEOUT: Final = 30.0
@@ -28,7 +26,7 @@ class StreamResetError(UnavailableError):
     """The peer reset the stream: it refused it, or ended it for a fault of its own."""
 
 
-class TunnelStream(asyncio.Transport):
+class TunnelStream(Bounded):
     """Written bytes wait here (256 KiB and more call `pause_writing`) until window and tunnel take them.
 
     `pause_reading` stops the window's updates, so at most one window waits here unread. `write_eof` sends
@@ -49,8 +47,6 @@ class TunnelStream(asyncio.Transport):
         self._eof_written = False
         self._closing = False
         self._timer: asyncio.TimerHandle | None = None
-        self._high = HIGH_WATER
-        self._low = LOW_WATER
         # shared with the tunnel
         self.number: Final = number
         self.queued = False  # stands in the tunnel's line of streams that have something to send
@@ -87,16 +83,6 @@ class TunnelStream(asyncio.Transport):
             if not self._resuming and not self._closing:
                 self._resuming = True
                 self._loop.call_soon(self._resume)
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        self._high = high if high is not None else (4 * low if low is not None else HIGH_WATER)
-        self._low = low if low is not None else self._high // 4
-
-    def get_write_buffer_limits(self) -> tuple[int, int]:
-        return self._low, self._high
-
-    def get_write_buffer_size(self) -> int:
-        return self._pending_size
 
     def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
         if self._eof_written:

@@ -135,11 +135,11 @@ class Wire(asyncio.Transport):
         if self.full and self.waiting <= self.high // 4:
             self.full = False
             self.protocol.resume_writing()
-        if self.flight or other.dead:
-            if other.dead:
-                self.flight.clear()
+        if other.dead:
+            self.flight.clear()
+        elif self.flight:
             return
-        if (self.eof or self.closing) and not self.eof_delivered and other.reading:
+        elif (self.eof or self.closing) and not self.eof_delivered and other.reading:
             self.eof_delivered = True
             if not other.closing and not other.protocol.eof_received():
                 other.close()
@@ -150,6 +150,7 @@ class Wire(asyncio.Transport):
         if not self.dead:
             self.dead = True
             self.loop.call_soon(self.protocol.connection_lost, error)
+            self.protocol = asyncio.Protocol()  # as a real transport, it lets go
             self.other.push()
 
     def write_eof(self) -> None:
