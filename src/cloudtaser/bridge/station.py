@@ -72,10 +72,11 @@ class Shared:
 class Station:
     """One cluster, served."""
 
-    def __init__(self, shared: Shared, snapshot: Snapshot) -> None:
+    def __init__(self, shared: Shared, snapshot: Snapshot, on_close: Callable[[], None]) -> None:
         registered = snapshot.registered
         fingerprint = registered.fingerprint
         self._shared = shared
+        self._on_close = on_close
         self._space = Space(registered.space, registered.namespace)
         self._rooms = _rooms(fingerprint, registered.tunnel_ca)
         self.cluster = Cluster(fingerprint, registered, snapshot.grants, KeySet())
@@ -130,7 +131,9 @@ class Station:
             if self._shared.now() - self._initialized_here < SETTLING:
                 return  # this poll had read the records before they changed
             raise ProtocolError("the record of the initialisation is gone", fix="run `source reset`")
-        cluster.registered, cluster.grants = snapshot.registered, snapshot.grants
+        if cluster.registered != snapshot.registered:  # sessions keep what they derive from it
+            cluster.registered = snapshot.registered
+        cluster.grants = snapshot.grants
         cluster.revoked = _serials(snapshot)
         if snapshot.initialized is not None:
             cluster.initialized = snapshot.initialized
@@ -148,6 +151,7 @@ class Station:
 
     async def close(self) -> None:
         """Leave all rooms and close all tunnels at once."""
+        self._on_close()
         self._enter(frozenset())
         await asyncio.gather(*(parker.close() for parker in self._left))
         await self.tunnels.close()

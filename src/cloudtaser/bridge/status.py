@@ -1,7 +1,7 @@
 """How the bridge is, on a Unix socket: whoever connects gets one JSON document and the end.
 
-Served by `app`; read by `cloudtaser-bridge status` and by exec probes. There is no request, so there is nothing
-to parse. The socket belongs to the bridge's user alone.
+Served by `app`; read by `cloudtaser-bridge status` and by exec probes. There is no request, so nothing
+is parsed. The socket belongs to the user of the bridge alone.
 """
 
 from __future__ import annotations
