@@ -36,7 +36,7 @@ class Metrics:
             broker + "cut", "Pods' connections that ended by a fault, not in order.", registry=self.registry
         )
         self._gauges = {
-            "tunnels": Gauge(broker + "tunnels_up", "Tunnels that take new streams.", registry=self.registry),
+            "tunnels": Gauge(broker + "tunnels", "Tunnels that take new streams.", registry=self.registry),
             "streams": Gauge(
                 broker + "streams", "Streams on all tunnels, of any kind.", registry=self.registry
             ),

@@ -203,7 +203,7 @@ class Tunnels:
         try:
             await link.layer.handshake
         except CloudtaserError as error:
-            self._rejected(str(match.beacon), error)
+            self._rejected("a match became no tunnel", str(match.beacon), error)
             return
         except asyncio.CancelledError:
             match.transport.abort()
@@ -217,12 +217,12 @@ class Tunnels:
             self._seats[seat] = True
             self._wake.set()
 
-    def _rejected(self, beacon: str, error: CloudtaserError) -> None:
+    def _rejected(self, what: str, beacon: str, error: CloudtaserError) -> None:
         """A bridge, or who says to be one, came to nothing: new seats wait a little."""
         self._rejections += 1
         loop = asyncio.get_running_loop()
         if self._reporter.due(f"{beacon} {error.what}", loop.time()):
-            _log.warning("a match became no tunnel", beacon=beacon, error=error.diagnostic())
+            _log.warning(what, beacon=beacon, error=error.diagnostic())
         if self._rejections >= REJECTIONS and not self._roster.live:
             self._rejections = 0
             self.on_rejected()
@@ -268,7 +268,7 @@ class Tunnels:
             self._backoff.reset()
             self._rejections = 0
         elif error is not None and not self._closing:
-            self._rejected(beacon, error)
+            self._rejected("a tunnel did not last", beacon, error)
 
     def open(self, opening: Opening, protocol: asyncio.Protocol) -> Link:
         """Open a stream on the least-loaded link; UnavailableError when there is none."""

@@ -1,0 +1,124 @@
+"""The configuration names what is wrong, where it came from, and the fix; flags win over their twins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cloudtaser.errors import UsageError
+from cloudtaser.net.dial import Address
+from cloudtaser.operator.config import Config, Listen, read
+from tests.unit.operator.parties import FINGERPRINT
+
+NEEDED = {
+    "--fingerprint": FINGERPRINT,
+    "--apiserver": "https://127.0.0.1:6443",
+    "--apiserver-ca": "/ca.crt",
+    "--apiserver-token-file": "/token",
+    "--beacon-address": "beacon.example:443",
+}
+
+
+def flags(**more: str) -> list[str]:
+    merged = NEEDED | {"--" + name.replace("_", "-"): value for name, value in more.items()}
+    return ["--standalone", *(f"{name}={value}" for name, value in merged.items())]
+
+
+def parse(**more: str) -> Config:
+    return read(flags(**more), {})
+
+
+def test_defaults() -> None:
+    config = parse()
+    assert config.listen == Listen("", 8443)
+    assert config.probe_addr == Listen("127.0.0.1", 8081)
+    assert config.metrics_addr == Listen("127.0.0.1", 8080)
+    assert config.beacons == (Address("beacon.example", 443),)
+    assert config.namespace == "cloudtaser-system"
+    assert not config.beacon_insecure
+    assert not config.join_code
+    assert config.id
+
+
+def test_without_standalone_it_says_what_exists() -> None:
+    with pytest.raises(
+        UsageError, match="only outside a cluster so far; start it with --standalone"
+    ) as caught:
+        read([], {})
+    assert caught.value.exit_code == 2
+
+
+def test_every_flag_has_a_twin_and_the_flag_wins(tmp_path: Path) -> None:
+    code = tmp_path / "code"
+    code.write_text("ABCD\n")
+    environment = {
+        "CLOUDTASER_OPERATOR_STANDALONE": "true",
+        "CLOUDTASER_OPERATOR_LISTEN": "[::1]:9000",
+        "CLOUDTASER_OPERATOR_BEACON_INSECURE": "1",
+        "CLOUDTASER_OPERATOR_BEACON_CA": "/beacon.crt",
+        "CLOUDTASER_OPERATOR_BRIDGE_PIN": "spki-sha256:" + "0a" * 32,
+        "CLOUDTASER_OPERATOR_JOIN_CODE_FILE": str(code),
+        "CLOUDTASER_OPERATOR_NAMESPACE": "elsewhere",
+        "CLOUDTASER_OPERATOR_PROBE_ADDR": "off",
+        "CLOUDTASER_OPERATOR_ID": "r1",
+        "CLOUDTASER_OPERATOR_LOG_LEVEL": "DEBUG",
+        **{
+            "CLOUDTASER_OPERATOR_" + name[2:].upper().replace("-", "_"): value
+            for name, value in NEEDED.items()
+        },
+    }
+    config = read(["--namespace=mine"], environment)
+    assert config.listen == Listen("::1", 9000)
+    assert config.beacon_insecure
+    assert config.beacon_ca == "/beacon.crt"
+    assert config.join_code.reveal() == b"ABCD"
+    assert config.namespace == "mine"
+    assert config.probe_addr is None
+    assert (config.id, config.log_level) == ("r1", "debug")
+    assert "ABCD" not in repr(config)
+
+
+@pytest.mark.parametrize("missing", list(NEEDED))
+def test_what_is_missing_is_named_with_its_twin(missing: str) -> None:
+    given = [flag for flag in flags() if not flag.startswith(missing + "=")]
+    with pytest.raises(UsageError, match=f"{missing} is missing.*CLOUDTASER_OPERATOR_"):
+        read(given, {})
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "why"),
+    [
+        ("fingerprint", "0AD50C05-1153-4508-9237-4CB2912E2C23", "--fingerprint"),
+        ("beacon_address", "nowhere", "--beacon-address"),
+        ("listen", "8443", "--listen"),
+        ("listen", "::1:80", "--listen"),
+        ("listen", "off", "--listen"),
+        ("probe_addr", ":99999", "--probe-addr"),
+        ("bridge_pin", "sha256:00", "--bridge-pin"),
+        ("join_code_file", "/nowhere/code", "/nowhere/code"),
+        ("log_level", "loud", "--log-level"),
+        ("unknown", "1", "--help"),
+    ],
+)
+def test_a_bad_value_names_itself_and_its_source(setting: str, value: str, why: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(**{setting: value})
+    line = caught.value.diagnostic()
+    assert why in line
+    assert "\n" not in line
+    assert caught.value.exit_code == 2
+
+
+def test_a_bad_twin_is_blamed_by_its_variable() -> None:
+    with pytest.raises(UsageError, match="CLOUDTASER_OPERATOR_BRIDGE_PIN"):
+        read(flags(), {"CLOUDTASER_OPERATOR_BRIDGE_PIN": "x"})
+    with pytest.raises(UsageError, match="CLOUDTASER_OPERATOR_BEACON_INSECURE"):
+        read(flags(), {"CLOUDTASER_OPERATOR_BEACON_INSECURE": "perhaps"})
+
+
+def test_an_empty_join_code_never_means_none(tmp_path: Path) -> None:
+    file = tmp_path / "code"
+    file.write_text("\n")
+    with pytest.raises(UsageError, match="holds no join code"):
+        parse(join_code_file=str(file))
