@@ -1,0 +1,52 @@
+"""The sign of life: written at once, again after its time, and never in the way."""
+
+from __future__ import annotations
+
+import asyncio
+
+from cloudtaser.bridge.heartbeat import EVERY, Heartbeat
+from cloudtaser.errors import CloudtaserError, UnavailableError
+from cloudtaser.openbao.records import BridgeRecord
+
+RECORD = BridgeRecord("b1", "0.1.0", "2026-01-01T00:00:00Z")
+
+
+class Written:
+    def __init__(self, failures: int = 0) -> None:
+        self.failures = failures
+        self.records: list[BridgeRecord] = []
+        self.enough = asyncio.Event()
+
+    async def write_bridge(self, record: BridgeRecord) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise UnavailableError("OpenBao is sealed")
+        self.records.append(record)
+        if len(self.records) == 2:
+            self.enough.set()
+
+
+async def beat(written: Written, failed: list[CloudtaserError]) -> None:
+    heart = Heartbeat(written, lambda: RECORD, failed.append, every=0.001)  # type: ignore[arg-type]
+    stop = asyncio.Event()
+    running = asyncio.create_task(heart.run(stop))
+    async with asyncio.timeout(5):
+        await written.enough.wait()
+        stop.set()
+        await running
+
+
+async def test_it_beats_again_and_stops_when_told() -> None:
+    written = Written()
+    await beat(written, [])
+    assert written.records[:2] == [RECORD, RECORD]
+
+
+async def test_a_failed_write_is_reported_and_outlasted() -> None:
+    failed: list[CloudtaserError] = []
+    await beat(Written(failures=3), failed)
+    assert len(failed) == 3
+
+
+def test_no_more_than_once_a_minute() -> None:
+    assert EVERY >= 60
