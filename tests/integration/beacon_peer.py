@@ -157,6 +157,7 @@ class Peer:
         self.sock = sock
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.tls = context.wrap_bio(self.incoming, self.outgoing)
+        self.read_ahead = b""
         self.clean = False  # whether the end came with a close_notify
         self.loop = asyncio.get_running_loop()
         _open.add(self)
@@ -204,6 +205,9 @@ class Peer:
 
     async def receive(self, size: int = 65536) -> bytes:
         """Some bytes; b"" at the end."""
+        if self.read_ahead:
+            data, self.read_ahead = self.read_ahead[:size], self.read_ahead[size:]
+            return data
         while True:
             try:
                 data = self.tls.read(size)
@@ -236,6 +240,10 @@ class Peer:
         return data
 
     async def half_close(self) -> None:
+        with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLZeroReturnError):
+            # OpenSSL gives up a connection whose close_notify is sent while decrypted input waits
+            while data := self.tls.read(65536):
+                self.read_ahead += data
         with contextlib.suppress(ssl.SSLWantReadError):
             self.tls.unwrap()
         await self.flush()

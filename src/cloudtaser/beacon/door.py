@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
+
+from cloudtaser.errors import UnavailableError
 
 _BACKLOG: Final = 4096
 _KEEPALIVE_IDLE: Final = 20
@@ -40,10 +43,13 @@ class Door:
         return [listener.getsockname()[:2] for listener in self._listeners]
 
     async def bind(self, endpoints: Sequence[tuple[str, int]], dead_after: float) -> None:
-        """Listen, and accept nothing yet. OSError."""
+        """Listen, and accept nothing yet. UnavailableError names the address that cannot be had."""
         self._loop = asyncio.get_running_loop()
         for host, port in endpoints:
-            self._listeners += await _bind(self._loop, host, port)
+            try:
+                self._listeners += await _bind(self._loop, host, port)
+            except OSError as error:
+                raise cannot_listen(error, host, port) from None
         for listener in self._listeners:
             _tune(listener, dead_after)
 
@@ -81,6 +87,13 @@ class Door:
             self.is_open = False
             for listener in self._listeners:
                 self._loop.remove_reader(listener.fileno())
+
+
+def cannot_listen(error: OSError, host: str, port: int) -> UnavailableError:
+    """What to tell when an address cannot be had."""
+    number = error.errno or 0  # a name that is not known has a negative one, and its own text
+    reason = os.strerror(number) if number > 0 else error.strerror
+    return UnavailableError(f"cannot listen: {reason or error}", on=f"{host}:{port}")
 
 
 async def _bind(loop: asyncio.AbstractEventLoop, host: str, port: int) -> list[socket.socket]:

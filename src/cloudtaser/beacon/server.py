@@ -25,7 +25,7 @@ from cloudtaser.beacon.probes import Answer, Probes
 from cloudtaser.beacon.pump import Pump
 from cloudtaser.beacon.rooms import Event, Matched, Parked, RoomLimits, Rooms, TurnedAway
 from cloudtaser.beacon.tls import Certificate
-from cloudtaser.errors import CloudtaserError, ProtocolError, UnavailableError
+from cloudtaser.errors import CloudtaserError, ProtocolError
 from cloudtaser.wire.rendezvous import (
     HELLO_SIZE,
     MAGIC,
@@ -94,12 +94,9 @@ class Beacon:
             await self._door.bind(config.addr, config.parked_dead_after)
             if config.metrics_addr is not None:
                 await self._probes.start(*config.metrics_addr)
-        except OSError as error:
+        except CloudtaserError:
             self.close()
-            where = ", ".join(
-                f"{host}:{port}" for host, port in (*config.addr, config.metrics_addr or ("", 0))
-            )
-            raise UnavailableError(f"cannot listen: {error.strerror or error}", on=where) from None
+            raise
         self._door.open()
         self._sweep()
         self.log.info(
