@@ -1,0 +1,270 @@
+"""Tunnels: who gets one, which streams are taken, and when it ends. TLS and yamux are the real ones."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from cloudtaser.bridge import control as control_module
+from cloudtaser.bridge import tunnels as tunnels_module
+from cloudtaser.bridge.cluster import Cluster
+from cloudtaser.bridge.control import Control
+from cloudtaser.bridge.tokens import KeySet
+from cloudtaser.bridge.tunnels import TunnelGuest, Tunnels
+from cloudtaser.errors import CloudtaserError
+from cloudtaser.net.layers import TlsLayer
+from cloudtaser.net.stream import TunnelStream
+from cloudtaser.net.tls import Identity, tunnel_client, tunnel_server
+from cloudtaser.net.tunnel import Tunnel
+from cloudtaser.openbao.records import Grants, Registered
+from cloudtaser.wire.opening import Kind, Opening
+from tests.unit.bridge.scripted_operator import dial, hang_up
+from tests.unit.operator.parties import FINGERPRINT, OTHER_FINGERPRINT, SERVER, Authority, Leaf
+
+REGISTERED = Registered(FINGERPRINT, "", "", "", "", "", "", "", "0ad50c05", "cloudtaser/0ad50c05", "subject")
+
+
+class Heard(asyncio.Protocol):
+    """The far end of a stream."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.arrived = asyncio.Event()
+        self.lost: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+        self.transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.data += data
+        self.arrived.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost.set_result(exc)
+
+    async def line(self) -> dict[str, Any]:
+        while b"\n" not in self.data:
+            self.arrived.clear()
+            await self.arrived.wait()
+        line, _, rest = bytes(self.data).partition(b"\n")
+        self.data[:] = rest
+        fields: dict[str, Any] = json.loads(line)
+        return fields
+
+
+@dataclass
+class House:
+    """A bridge's tunnels and the brokers that come."""
+
+    authority: Authority = field(default_factory=Authority)
+    served: list[Opening] = field(default_factory=list)
+    hints: int = 0
+    serves: bool = True
+
+    def __post_init__(self) -> None:
+        self.cluster = Cluster(FINGERPRINT, REGISTERED, Grants(), KeySet())
+        bridge = self.authority.bridge()
+        context = tunnel_client(bridge.identity, [self.authority.pem.encode()])
+        self.changes = 0
+        self.changed, self.asked = asyncio.Event(), asyncio.Event()
+        self.tunnels = Tunnels(
+            self.cluster,
+            lambda: context,
+            serve=self._serve,
+            renewal=lambda broker: pytest.fail(f"no renewal expected of {broker}"),
+            control=lambda: Control("b1", lambda: {"logins_open": True}, self._hint),
+            on_change=self._changed,
+            on_failed=lambda where, error: None,
+        )
+
+    def _serve(self, opening: Opening) -> asyncio.Protocol | None:
+        self.served.append(opening)
+        self.asked.set()
+        return Heard() if self.serves else None
+
+    def _hint(self) -> None:
+        self.hints += 1
+
+    def _changed(self) -> None:
+        self.changes += 1
+        self.changed.set()
+
+    async def broker(self, leaf: Leaf | None = None, authority: Authority | None = None) -> Broker:
+        broker = Broker(leaf or self.authority.broker(), authority or self.authority)
+        guest = self.tunnels.invite()
+        await dial(guest.protocol, broker.layer)
+        broker.guest = guest
+        return broker
+
+    async def joined(self, leaf: Leaf | None = None) -> Broker:
+        broker = await self.broker(leaf)
+        await broker.guest.receive()
+        return broker
+
+
+class Broker:
+    """The other side of one tunnel."""
+
+    guest: TunnelGuest
+
+    def __init__(self, leaf: Leaf, authority: Authority) -> None:
+        self.told = asyncio.Event()  # that the bridge goes away
+        self.tunnel = Tunnel(False, self._accept, on_draining=self.told.set)
+        identity: Identity = leaf.identity
+        self.layer = TlsLayer(
+            tunnel_server(identity, [authority.pem.encode()]), self.tunnel, server_side=True
+        )
+
+    def _accept(self, opening: Opening, stream: TunnelStream) -> asyncio.Protocol | None:
+        return None
+
+    def open(self, kind: Kind) -> Heard:
+        heard = Heard()
+        self.tunnel.open(Opening(kind, "10.0.0.7:51324", "c1"), heard)
+        return heard
+
+
+@pytest.fixture
+async def house() -> AsyncIterator[House]:
+    made = House()
+    yield made
+    await made.tunnels.close()
+    await hang_up()
+
+
+@pytest.fixture(autouse=True)
+def _hurry() -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tunnels_module, "ESTABLISH_TIMEOUT", 2.0)
+        yield
+
+
+async def test_a_broker_of_the_cluster_gets_its_tunnel(house: House) -> None:
+    broker = await house.joined()
+    assert len(house.tunnels) == 1
+    assert house.tunnels.pick() is not None
+    house.changed.clear()
+    broker.tunnel.close()
+    async with asyncio.timeout(5):
+        await house.changed.wait()
+    assert house.tunnels.pick() is None
+    assert house.changes == 2
+
+
+async def test_no_other_certificate_does(house: House) -> None:
+    stranger = Authority("stranger")
+    cases = [
+        (house.authority.bridge(), house.authority),  # the wrong role
+        (house.authority.issue([f"cloudtaser://{OTHER_FINGERPRINT}/broker/k1"], SERVER), house.authority),
+        (
+            house.authority.issue([f"cloudtaser://{FINGERPRINT}/broker/a"] * 1 + ["urn:x"], SERVER),
+            house.authority,
+        ),
+        (house.authority.pod_server(), house.authority),
+        (stranger.broker(), house.authority),
+        (stranger.broker(), stranger),
+    ]
+    for leaf, trusted in cases:
+        broker = await house.broker(leaf, trusted)
+        with pytest.raises(CloudtaserError):
+            await broker.guest.receive()
+    assert len(house.tunnels) == 0
+
+
+async def test_a_broker_that_does_not_take_our_certificate_is_no_tunnel(house: House) -> None:
+    broker = Broker(house.authority.broker(), Authority("stranger"))  # it trusts somebody else
+    guest = house.tunnels.invite()
+    await dial(guest.protocol, broker.layer)
+    with pytest.raises(CloudtaserError):
+        await guest.receive()
+    assert len(house.tunnels) == 0
+
+
+async def test_a_revoked_certificate_opens_no_tunnel_and_closes_its_own(house: House) -> None:
+    first, second = house.authority.broker("k1"), house.authority.broker("k2")
+    one, two = await house.joined(first), await house.joined(second)
+    house.cluster.revoked = frozenset({first.certificate.serial_number})
+    house.tunnels.close_revoked()
+    async with asyncio.timeout(5):
+        await one.tunnel.closed
+    assert not two.tunnel.closed.done()
+    again = await house.broker(first)
+    with pytest.raises(CloudtaserError, match="revoked"):
+        await again.guest.receive()
+
+
+async def test_pods_and_the_operator_are_served_and_nothing_else(house: House) -> None:
+    broker = await house.joined()
+    pod, operator = broker.open(Kind.POD), broker.open(Kind.OPERATOR)
+    for kind in (Kind.ADMIN, Kind.APISERVER):
+        async with asyncio.timeout(5):
+            assert await broker.open(kind).lost is not None  # a reset
+    assert [opening.kind for opening in house.served] == [Kind.POD, Kind.OPERATOR]
+    assert house.served[0].peer == "10.0.0.7:51324"
+    assert not pod.lost.done()
+    assert not operator.lost.done()
+
+
+async def test_before_logins_work_pods_are_refused(house: House) -> None:
+    house.serves = False
+    broker = await house.joined()
+    async with asyncio.timeout(5):
+        assert await broker.open(Kind.POD).lost is not None
+
+
+async def test_the_control_stream_tells_versions_and_answers_how_it_is(house: House) -> None:
+    broker = await house.joined()
+    control = broker.open(Kind.CONTROL)
+    async with asyncio.timeout(5):
+        hello = await control.line()
+        assert (hello["type"], hello["bridge"]) == ("version", "b1")
+        assert control.transport is not None
+        control.transport.write(b'{"type":"keys"}\n{"type":"of the future"}\n{"type":"health"}\n')
+        assert await control.line() == {"type": "health", "logins_open": True}
+        assert house.hints == 1
+        assert await broker.open(Kind.CONTROL).lost is not None  # one is enough
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [b'{"type":"health"}\n' * (control_module.LINES_LIMIT + 1), b"x" * 5000, b"[]\n", b'{"a":1,"a":2}\n'],
+)
+async def test_a_control_stream_out_of_bounds_is_cut_and_the_tunnel_stays(house: House, flood: bytes) -> None:
+    broker = await house.joined()
+    control = broker.open(Kind.CONTROL)
+    async with asyncio.timeout(5):
+        await control.line()
+        assert control.transport is not None
+        control.transport.write(flood)
+        assert await control.lost is not None
+    assert len(house.tunnels) == 1
+
+
+async def test_draining_waits_for_the_last_stream(house: House) -> None:
+    broker = await house.joined()
+    pod = broker.open(Kind.POD)
+    async with asyncio.timeout(5):
+        await house.asked.wait()
+        draining = asyncio.create_task(house.tunnels.drain())
+        await broker.told.wait()
+        assert not draining.done()
+        assert pod.transport is not None
+        pod.transport.abort()
+        await draining
+    assert len(house.tunnels) == 0
+
+
+async def test_closing_cuts_every_stream_at_once(house: House) -> None:
+    broker = await house.joined()
+    pod = broker.open(Kind.POD)
+    house.tunnels.close_all("suspended")
+    async with asyncio.timeout(5):
+        await pod.lost
+        await broker.tunnel.closed
