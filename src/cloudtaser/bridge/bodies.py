@@ -11,7 +11,8 @@ import re
 from typing import Any, Final
 
 from cloudtaser.bridge.gate import foreign
-from cloudtaser.errors import ProtocolError, RefusedError
+from cloudtaser.bridge.refusal import RequestRefused
+from cloudtaser.errors import ProtocolError
 from cloudtaser.openbao.layout import POD_TOKEN_ROLE
 from cloudtaser.wire.strict_json import dump_object, parse_object
 
@@ -46,29 +47,20 @@ _FIELDS: Final[dict[str, frozenset[str]]] = {
 }
 
 
-class BodyRefused(RefusedError):
-    """A body that does not pass: HTTP `status`, and one word for the audit."""
-
-    def __init__(self, status: int, what: str, reason: str) -> None:
-        super().__init__(what)
-        self.status = status
-        self.reason = reason
-
-
 def rewrite(path: str, body: bytes, namespace_id: str | None) -> bytes:
-    """The body to send to `path` instead of `body`. BodyRefused when it is no strict JSON object, holds a
+    """The body to send to `path` instead of `body`. RequestRefused when it is no strict JSON object, holds a
     field that is not let through, or names a token, accessor or lease of another space."""
     if not body.strip():
         return b"{}"
     try:
         fields = parse_object(body, what="the body", limit=MAX_INSPECTED)
     except ProtocolError as error:
-        raise BodyRefused(400, error.what, "body_form") from None
+        raise RequestRefused(400, error.what, "body_form") from None
     allowed = _FIELDS[path]
     written: dict[str, Any] = {}
     for name, value in fields.items():
         if name not in allowed:
-            raise BodyRefused(400, f"the field {name[:64]!r} is not let through at /v1/{path}", "body_field")
+            raise RequestRefused(400, f"/v1/{path} takes no field {name[:64]!r} here", "body_field")
         if name in _IDENTIFIERS:
             if value in (None, ""):
                 continue
@@ -79,10 +71,11 @@ def rewrite(path: str, body: bytes, namespace_id: str | None) -> bytes:
 
 def _check_identifier(name: str, value: object, namespace_id: str | None) -> None:
     if not isinstance(value, str) or not _IDENTIFIER_FORM.fullmatch(value):
-        raise BodyRefused(400, f"the field {name!r} holds no {name}", "body_field")
+        raise RequestRefused(400, f"the field {name!r} holds no {name}", "body_field")
     if namespace_id is None:
-        raise BodyRefused(
+        raise RequestRefused(
             503, "this bridge has not seen a login of the cluster yet; try again", "space_unknown"
         )
     if foreign(value, namespace_id):
-        raise BodyRefused(403, f"permission denied: the {name} belongs to another space", f"foreign_{name}")
+        what = f"permission denied: the {name} belongs to another space"
+        raise RequestRefused(403, what, f"foreign_{name}")

@@ -14,25 +14,17 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cloudtaser.bridge.gate import token_suffix
+from cloudtaser.bridge.refusal import RequestRefused
+from cloudtaser.bridge.reply import MAX_HELD
 from cloudtaser.bridge.tokens import MAX_TOKEN, KeySet, PodIdentity, Reason, TokenRefused, verify
-from cloudtaser.errors import ProtocolError, RefusedError
+from cloudtaser.errors import ProtocolError
 from cloudtaser.openbao.layout import DEFAULT_ROLE, OPERATOR_ROLE
 from cloudtaser.wire.names import operator_audience, pod_audience
 from cloudtaser.wire.strict_json import dump_object, parse_object
 
 MAX_LOGIN: Final = 16384
-MAX_ANSWER: Final = 65536
 
 _ROLE: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,510})", re.ASCII)
-
-
-class LoginRefused(RefusedError):
-    """A login body that is not sent on: HTTP `status`, and one word for the audit."""
-
-    def __init__(self, status: int, what: str, reason: str) -> None:
-        super().__init__(what)
-        self.status = status
-        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,21 +48,21 @@ class Issued:
 
 
 def parse(body: bytes) -> LoginRequest:
-    """A pod's login body: one strict JSON object of `jwt` and perhaps `role`. LoginRefused otherwise."""
+    """A pod's login body: one strict JSON object of `jwt` and perhaps `role`. RequestRefused otherwise."""
     try:
         fields = parse_object(body, what="the login body", limit=MAX_LOGIN)
     except ProtocolError as error:
-        raise LoginRefused(400, error.what, "login_form") from None
+        raise RequestRefused(400, error.what, "login_form") from None
     unknown = fields.keys() - {"role", "jwt"}
     if unknown:
-        raise LoginRefused(
+        raise RequestRefused(
             400, f"the login body holds a field besides role and jwt: {min(unknown)[:64]!r}", "login_form"
         )
     role, jwt = fields.get("role") or DEFAULT_ROLE, fields.get("jwt")
     if not isinstance(jwt, str) or not 0 < len(jwt) <= MAX_TOKEN:
-        raise LoginRefused(400, "the login body holds no jwt", "login_form")
+        raise RequestRefused(400, "the login body holds no jwt", "login_form")
     if not isinstance(role, str) or not _ROLE.fullmatch(role):
-        raise LoginRefused(400, "the login body's role is no role name", "login_form")
+        raise RequestRefused(400, "the login body's role is no role name", "login_form")
     return LoginRequest(role, jwt)
 
 
@@ -85,11 +77,11 @@ def identify(
     now: float,
 ) -> PodIdentity:
     """Who logs in. `operator` is the recorded subject of the cluster's operator, which alone may ask for its
-    role, on its own stream, with a token for that audience. TokenRefused or LoginRefused otherwise."""
+    role, on its own stream, with a token for that audience. TokenRefused or RequestRefused otherwise."""
     if request.role != OPERATOR_ROLE:
         return verify(request.jwt, keys=keys, issuer=issuer, audience=pod_audience(fp8), now=now)
     if not on_operator_stream:
-        raise LoginRefused(403, f"the role {OPERATOR_ROLE} is the operator's alone", "operator_role")
+        raise RequestRefused(403, f"the role {OPERATOR_ROLE} is the operator's alone", "operator_role")
     identity = verify(
         request.jwt, keys=keys, issuer=issuer, audience=operator_audience(fp8), now=now, require_pod=False
     )
@@ -121,7 +113,7 @@ def token_hash(token: str) -> bytes:
 def read_answer(body: bytes) -> Issued | None:
     """What to keep of a successful login's answer; None when it holds no token (a wrapped answer)."""
     try:
-        answer = parse_object(body, what="the login's answer", limit=MAX_ANSWER)
+        answer = parse_object(body, what="the login's answer", limit=MAX_HELD)
     except ProtocolError:
         return None
     auth: Any = answer.get("auth")

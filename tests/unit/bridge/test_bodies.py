@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from cloudtaser.bridge.bodies import MAX_INSPECTED, BodyRefused, rewrite
+from cloudtaser.bridge.bodies import MAX_INSPECTED, rewrite
+from cloudtaser.bridge.refusal import RequestRefused
 
 OWN = "s.0123456789abcdefghijklmn.idAAAA"
 FOREIGN = "s.0123456789abcdefghijklmn.idBBBB"
@@ -44,7 +45,7 @@ def test_a_body_of_the_own_space_goes_on_written_anew(path: str, body: dict[str,
     ],
 )
 def test_an_identifier_of_another_space_is_refused_and_not_repeated(path: str, body: dict[str, str]) -> None:
-    with pytest.raises(BodyRefused) as refused:
+    with pytest.raises(RequestRefused) as refused:
         rewrite(path, json.dumps(body).encode(), "idAAAA")
     assert refused.value.status == 403
     assert next(iter(body.values())) not in refused.value.diagnostic()
@@ -66,13 +67,13 @@ def test_an_identifier_of_another_space_is_refused_and_not_repeated(path: str, b
     ],
 )
 def test_a_body_that_is_not_one_strict_object_of_known_fields_is_refused(body: bytes) -> None:
-    with pytest.raises(BodyRefused) as refused:
+    with pytest.raises(RequestRefused) as refused:
         rewrite("sys/wrapping/unwrap", body, "idAAAA")
     assert refused.value.status == 400
 
 
 def test_no_token_can_be_made_under_a_chosen_id() -> None:
-    with pytest.raises(BodyRefused):
+    with pytest.raises(RequestRefused):
         rewrite("auth/token/create/cloudtaser-pod", b'{"id":"s.chosen"}', "idAAAA")
 
 
@@ -82,6 +83,6 @@ def test_an_empty_body_and_an_empty_token_mean_the_callers_own() -> None:
 
 
 def test_an_identifier_waits_until_the_space_is_known() -> None:
-    with pytest.raises(BodyRefused) as refused:
+    with pytest.raises(RequestRefused) as refused:
         rewrite("sys/wrapping/unwrap", json.dumps({"token": OWN}).encode(), None)
     assert refused.value.status == 503

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from cloudtaser.bridge.login import LoginRefused, build, identify, parse, read_answer, role_for, token_hash
+from cloudtaser.bridge.login import build, identify, parse, read_answer, role_for, token_hash
+from cloudtaser.bridge.refusal import RequestRefused
 from cloudtaser.bridge.tokens import KeySet, PodIdentity, Reason, TokenRefused
 from cloudtaser.demo.tokens import PodReference, SigningKey, service_account_claims
 from cloudtaser.wire.names import OPERATOR_SUBJECT
@@ -82,7 +83,7 @@ def test_a_login_is_role_and_jwt(body: bytes, role: str) -> None:
     ],
 )
 def test_anything_else_is_refused(body: bytes) -> None:
-    with pytest.raises(LoginRefused) as refused:
+    with pytest.raises(RequestRefused) as refused:
         parse(body)
     assert refused.value.status == 400
     assert "a.b.c" not in refused.value.diagnostic()
@@ -108,7 +109,7 @@ def test_a_pod_is_who_its_token_says() -> None:
 def test_the_operators_role_is_for_the_operator_on_its_own_stream() -> None:
     jwt = signed("cloudtaser-system", "cloudtaser-operator", "cloudtaser-operator:0ad50c05", None)
     assert who("cloudtaser-operator", jwt, on_operator_stream=True).subject == OPERATOR_SUBJECT
-    with pytest.raises(LoginRefused):
+    with pytest.raises(RequestRefused):
         who("cloudtaser-operator", jwt, on_operator_stream=False)
     with pytest.raises(TokenRefused) as refused:
         who("default", jwt, on_operator_stream=True)
