@@ -9,8 +9,8 @@ import select
 import time
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "warn": 30, "error": 40}
-_MAX_LINE = 4000
-_MAX_TEXT = 600
+_MAX_LINE = 4000  # below PIPE_BUF: written whole or not at all
+_MAX_TEXT = 1200
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 Field = str | int | float | bool | list[str]
@@ -46,7 +46,7 @@ class Log:
     def _write(self, level: str, event: str, fields: dict[str, Field]) -> None:
         if LEVELS[level] < self._level:
             return
-        line = render(level, event, fields, time.time()).encode("utf-8", "replace")
+        line = render(level, event, fields, time.time()).encode()
         try:
             if self._poll.poll(0):
                 posix.write(self._fd, line)
@@ -71,7 +71,7 @@ def render(level: str, event: str, fields: dict[str, Field], now: float) -> str:
     for name, value in fields.items():
         part = f"{_quote(name)}:{_value(value)}"
         size += len(part) + 1
-        if size > _MAX_LINE // 2:
+        if size > _MAX_LINE:
             break
         parts.append(part)
     return "{" + ",".join(parts) + "}\n"
@@ -88,11 +88,25 @@ def _value(value: Field) -> str:
 
 
 def _quote(text: str) -> str:
-    cut = text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "…"
-    return '"' + "".join(_escape(letter) for letter in cut) + '"'
+    """A JSON string in ASCII, cut where it becomes too long."""
+    parts: list[str] = []
+    size = 0
+    for letter in text:
+        escaped = _escape(letter)
+        size += len(escaped)
+        if size > _MAX_TEXT:
+            parts.append("...")
+            break
+        parts.append(escaped)
+    return '"' + "".join(parts) + '"'
 
 
 def _escape(letter: str) -> str:
     if letter in _ESCAPES:
         return _ESCAPES[letter]
-    return letter if letter.isprintable() else f"\\u{min(ord(letter), 0xFFFF):04x}"
+    point = ord(letter)
+    if 32 <= point < 127:
+        return letter
+    if point < 0x10000:
+        return f"\\u{point:04x}"
+    return f"\\u{0xD800 + (point - 0x10000 >> 10):04x}\\u{0xDC00 + (point & 0x3FF):04x}"

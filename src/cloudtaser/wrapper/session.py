@@ -260,7 +260,7 @@ class Session:
         self._complaint = ""
         if values != self._delivered:
             self._delivered = values
-            self._log.info("secrets changed", paths=[str(secret.path) for secret in fresh])
+            self._log.debug("secrets changed", paths=[str(secret.path) for secret in fresh])
             deliver(values)
 
     def _note(self, secret: Secret, trouble: str, answer: Answer) -> None:

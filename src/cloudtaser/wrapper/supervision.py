@@ -7,15 +7,9 @@ guard, and that a shutdown asked for from outside always wins over a restart.
 
 import _signal
 
-START, SEND, CLEAR, FOREGROUND, SUSPEND, EXIT, NOTE = (
-    "start",
-    "send",
-    "clear",
-    "foreground",
-    "suspend",
-    "exit",
-    "note",
-)
+START, SEND, CLEAR, EXIT = "start", "send", "clear", "exit"
+FOREGROUND, SUSPEND = "foreground", "suspend"
+INFORM, WARN = "inform", "warn"
 
 _ENDS_AN_IDLE_WRAPPER = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGHUP)
 _ENDS_A_ROTATION = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGQUIT)
@@ -88,7 +82,7 @@ class Supervision:
             return []
         self._state, self._deadline, self._on_probation = _STOPPING, now + self._grace, False
         return [
-            Command(NOTE, "secrets changed: the application is restarted"),
+            Command(INFORM, "secrets changed: the application is restarted"),
             Command(SEND, _signal.SIGTERM),
             Command(SEND, _signal.SIGCONT),
         ]
@@ -114,7 +108,7 @@ class Supervision:
             self._deadline, self._current = None, self._good
             return [
                 Command(
-                    NOTE, f"the application ended with {code} soon after a restart: back to the values before"
+                    WARN, f"the application ended with {code} soon after a restart: back to the values before"
                 ),
                 Command(CLEAR),
                 Command(START, self._good),
@@ -141,7 +135,7 @@ class Supervision:
         self._deadline = None
         if self._state == _STOPPING:
             return [
-                Command(NOTE, "the application did not stop in time and is killed"),
+                Command(WARN, "the application did not stop in time and is killed"),
                 Command(SEND, _signal.SIGKILL),
             ]
         self._on_probation = False

@@ -131,7 +131,9 @@ class Supervisor:
                 self._suspend()
             elif command.kind == supervision.EXIT and isinstance(argument, int):
                 self._code = argument if self._code is None else self._code
-            elif command.kind == supervision.NOTE:
+            elif command.kind == supervision.INFORM:
+                self._log.info(str(argument))
+            elif command.kind == supervision.WARN:
                 self._log.warning(str(argument))
 
     def _start(self, values: Values) -> None:

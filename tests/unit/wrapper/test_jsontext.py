@@ -1,0 +1,183 @@
+"""The byte-level JSON reader, held to Python's json module."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloudtaser.wrapper import jsontext
+from cloudtaser.wrapper.buffers import Buffer
+from cloudtaser.wrapper.jsontext import JsonError, Node, decode, integer, parse, text
+
+
+def buffer(data: bytes) -> Buffer:
+    filled = Buffer(len(data) or 1)
+    filled.append(data)
+    return filled
+
+
+def value(data: Buffer, node: Node) -> object:
+    """The tree as Python values, strings decoded in place."""
+    if node.kind == jsontext.OBJECT:
+        return {name: value(data, member) for name, member in node.members.items()}
+    if node.kind == jsontext.ARRAY:
+        return [value(data, item) for item in node.items]
+    span = decode(data, node)
+    if node.kind == jsontext.STRING:
+        return bytes(span.view()).decode()
+    return json.loads(bytes(span.view()))
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(_json, st.booleans(), st.sampled_from([None, 1, "\t"]))
+def test_it_reads_what_the_json_module_writes(
+    document: object, ascii_only: bool, indent: int | str | None
+) -> None:
+    data = buffer(json.dumps(document, ensure_ascii=ascii_only, indent=indent).encode())
+    assert value(data, parse(data, depth=50)) == document
+
+
+@given(st.text(alphabet='{}[]",:\\u0019aeE+-. \n/truefalsn\ud800é', max_size=24))
+def test_it_accepts_nothing_that_the_json_module_refuses(content: str) -> None:
+    raw = content.encode("utf-8", "replace")
+    data = buffer(raw)
+    try:
+        found = value(data, parse(data, depth=50))
+    except JsonError:
+        return
+    assert found == json.loads(raw)
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_read_or_refused(raw: bytes) -> None:
+    data = buffer(raw)
+    try:
+        parse(data)
+    except JsonError:
+        return
+    json.loads(raw)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b" ",
+        b"{",
+        b'{"a":1',
+        b'{"a":1}x',
+        b'{"a" 1}',
+        b'{"a":}',
+        b'{"a":1,}',
+        b"{,}",
+        b"[1,]",
+        b"[,1]",
+        b"[1 2]",
+        b"{1:2}",
+        b"nul",
+        b"nullx",
+        b"True",
+        b"NaN",
+        b"-",
+        b"01",
+        b"1.",
+        b".5",
+        b"1e",
+        b"+1",
+        b'"',
+        b'"\\"',
+        b'"\\x"',
+        b'"\\u12"',
+        b'"\\u12g4"',
+        b'"a\nb"',
+        b'"\x00"',
+        b"'a'",
+        b'{"a":1,"a":2}',
+        b'{"a":1,"\\u0061":2}',
+        b'"\xff"',
+        b'"\xc0\xaf"',
+        b'"\xed\xa0\x80"',
+        b'"\xf4\x90\x80\x80"',
+        b'"\xe2\x82"',
+        b"\xef\xbb\xbf{}",
+    ],
+)
+def test_what_is_not_strict_json_is_refused(raw: bytes) -> None:
+    with pytest.raises(JsonError) as caught:
+        parse(buffer(raw))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        rb'"\ud800"',
+        rb'"\udc00"',
+        rb'"\ud800x"',
+        rb'"\ud800\n"',
+        rb'"\ud800A"',
+        rb'"\udc00\ud800"',
+        rb'"\ud800\ud800"',
+    ],
+)
+def test_half_a_surrogate_pair_is_refused(raw: bytes) -> None:
+    with pytest.raises(JsonError):
+        parse(buffer(raw))
+
+
+def test_every_escape_is_decoded_in_place() -> None:
+    units = b"".join(b"\\u" + unit for unit in (b"0041", b"00e9", b"20AC", b"d83d", b"DE00", b"0000"))
+    data = buffer(b'"' + rb"\"\\\/\b\f\n\r\tA" + units + b'."')
+    node = parse(data)
+    assert bytes(decode(data, node).view()) == '"\\/\b\f\n\r\tAAé€😀\0.'.encode()
+    assert bytes(decode(data, node).view()).startswith(b'"')  # a second time changes nothing
+
+
+@pytest.mark.parametrize(
+    "raw", [b"1", b"-0.5e+10", b"true", b"null", b'{"a":"\\n"}', b"[1, 2]", b"12345678901234567890123"]
+)
+def test_what_is_no_string_is_delivered_as_its_json_text(raw: bytes) -> None:
+    data = buffer(b'{"k":' + raw + b"}")
+    member = parse(data).get("k")
+    assert member is not None
+    assert bytes(decode(data, member).view()) == raw
+
+
+def test_nesting_is_bounded() -> None:
+    deep = jsontext.MAX_NESTING
+    parse(buffer(b"[" * deep + b"]" * deep))
+    with pytest.raises(JsonError):
+        parse(buffer(b"[" * 100_000))
+
+
+def test_a_string_full_of_escapes_takes_linear_time() -> None:
+    content = '"\\' * 30_000 + "é\x07" * 10_000
+    data = buffer(json.dumps(content).encode())
+    node = parse(data)
+    assert bytes(decode(data, node).view()).decode() == content
+
+
+def test_members_are_found_by_path_and_typed() -> None:
+    data = buffer(b'{"data":{"version":12,"id":"a\\u0062","float":1.5,"huge":1234567890123456789}}')
+    root = parse(data)
+    assert integer(data, root.get("data", "version")) == 12
+    assert text(data, root.get("data", "id")) == "ab"
+    assert integer(data, root.get("data", "float")) == 0
+    assert integer(data, root.get("data", "huge")) == 0
+    assert root.get("data", "none", "deeper") is None
+    assert text(data, None) == ""
+
+
+def test_an_error_shows_nothing_of_the_content() -> None:
+    with pytest.raises(JsonError) as caught:
+        parse(buffer(b'{"password":"CANARY\n"}'))
+    assert "CANARY" not in str(caught.value)

@@ -1,0 +1,136 @@
+"""Supervision as a script: what is reported, and what is to be done about it."""
+
+from __future__ import annotations
+
+from signal import SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGSTOP, SIGTERM, SIGTSTP, SIGTTIN, SIGUSR1
+
+import pytest
+
+from cloudtaser.wrapper.supervision import (
+    CLEAR,
+    EXIT,
+    FOREGROUND,
+    INFORM,
+    SEND,
+    START,
+    SUSPEND,
+    WARN,
+    Command,
+    Supervision,
+)
+
+
+def quiet(commands: list[Command]) -> list[Command]:
+    return [command for command in commands if command.kind not in (INFORM, WARN)]
+
+
+@pytest.fixture
+def supervision() -> Supervision:
+    """A running application with the values "old"."""
+    machine = Supervision(grace=5, probation=10)
+    assert machine.values("old", 0) == [Command(START, "old")]
+    return machine
+
+
+def rotate(machine: Supervision, values: str, now: float) -> None:
+    assert quiet(machine.values(values, now)) == [Command(SEND, SIGTERM), Command(SEND, SIGCONT)]
+    assert quiet(machine.exited(143, now + 1)) == [Command(CLEAR), Command(START, values)]
+
+
+def test_the_wrapper_ends_as_the_application_does(supervision: Supervision) -> None:
+    assert supervision.exited(7, 1) == [Command(EXIT, 7)]
+
+
+@pytest.mark.parametrize("number", [SIGTERM, SIGINT, SIGHUP, SIGUSR1, 64])
+def test_signals_go_to_the_application(supervision: Supervision, number: int) -> None:
+    assert supervision.signal(number) == [Command(SEND, number)]
+
+
+def test_before_there_is_an_application_a_signal_ends_the_wrapper() -> None:
+    machine = Supervision(grace=5, probation=10)
+    assert machine.signal(SIGUSR1) == []
+    assert machine.signal(SIGTERM) == [Command(EXIT, 143)]
+
+
+def test_new_values_restart_the_application(supervision: Supervision) -> None:
+    rotate(supervision, "new", 0)
+
+
+def test_an_application_that_does_not_stop_is_killed_after_the_grace(supervision: Supervision) -> None:
+    supervision.values("new", 100)
+    assert supervision.deadline == 105
+    assert supervision.tick(104.9) == []
+    assert quiet(supervision.tick(105)) == [Command(SEND, SIGKILL)]
+    assert supervision.deadline is None
+    assert quiet(supervision.exited(137, 106)) == [Command(CLEAR), Command(START, "new")]
+
+
+def test_values_that_change_again_during_the_stop_cause_no_second_restart(supervision: Supervision) -> None:
+    supervision.values("new", 0)
+    assert supervision.values("newer", 1) == []
+    assert quiet(supervision.exited(0, 2)) == [Command(CLEAR), Command(START, "newer")]
+
+
+def test_a_crash_soon_after_a_rotation_goes_back_to_the_last_good_values(supervision: Supervision) -> None:
+    rotate(supervision, "bad", 0)
+    assert quiet(supervision.exited(1, 5)) == [Command(CLEAR), Command(START, "old")]
+    assert supervision.exited(1, 6) == [
+        Command(EXIT, 1)
+    ]  # with the old ones it is the application's own affair
+
+
+def test_values_are_good_once_the_application_lived_with_them(supervision: Supervision) -> None:
+    rotate(supervision, "new", 0)
+    assert supervision.tick(11) == []
+    rotate(supervision, "bad", 20)
+    assert quiet(supervision.exited(139, 22)) == [Command(CLEAR), Command(START, "new")]
+
+
+def test_a_crash_after_the_probation_is_the_applications_own(supervision: Supervision) -> None:
+    rotate(supervision, "new", 0)
+    supervision.tick(11)
+    assert supervision.exited(1, 12) == [Command(EXIT, 1)]
+
+
+def test_success_soon_after_a_rotation_is_no_crash(supervision: Supervision) -> None:
+    rotate(supervision, "new", 0)
+    assert supervision.exited(0, 2) == [Command(EXIT, 0)]
+
+
+def test_a_rotation_during_the_probation_keeps_the_last_good_values(supervision: Supervision) -> None:
+    rotate(supervision, "unproven", 0)
+    rotate(supervision, "bad", 2)
+    assert quiet(supervision.exited(1, 4)) == [Command(CLEAR), Command(START, "old")]
+
+
+@pytest.mark.parametrize("number", [SIGTERM, SIGINT])
+def test_a_shutdown_during_a_rotation_wins(supervision: Supervision, number: int) -> None:
+    supervision.values("new", 0)
+    assert supervision.signal(number) == [Command(SEND, number)]
+    assert supervision.exited(143, 1) == [Command(EXIT, 143)]
+
+
+def test_after_sigterm_no_rotation_begins_and_no_crash_is_undone(supervision: Supervision) -> None:
+    rotate(supervision, "new", 0)
+    supervision.signal(SIGTERM)
+    assert supervision.values("newer", 2) == []
+    assert supervision.exited(1, 3) == [Command(EXIT, 1)]
+
+
+def test_a_job_that_the_terminal_stops_stops_the_wrapper_too() -> None:
+    machine = Supervision(grace=5, probation=10, terminal=True, shell=True)
+    machine.values("old", 0)
+    assert machine.stopped(SIGTSTP, ours=False) == [Command(SUSPEND)]
+    assert machine.signal(SIGCONT) == [Command(FOREGROUND), Command(SEND, SIGCONT)]
+    assert machine.stopped(SIGTTIN, ours=True) == [Command(FOREGROUND), Command(SEND, SIGCONT)]
+    assert machine.stopped(SIGSTOP, ours=False) == []
+
+
+def test_where_nobody_could_resume_it_ctrl_z_has_no_effect() -> None:
+    machine = Supervision(grace=5, probation=10, terminal=True, shell=False)
+    machine.values("old", 0)
+    assert machine.stopped(SIGTSTP, ours=False) == [Command(SEND, SIGCONT)]
+
+
+def test_without_a_terminal_a_stopped_application_stays_stopped(supervision: Supervision) -> None:
+    assert supervision.stopped(SIGTSTP, ours=False) == []
