@@ -58,6 +58,7 @@ class Exchange:
         "_held",
         "_method",
         "_over",
+        "_paused",
         "_pool",
         "_receiver",
         "_repeatable",
@@ -82,6 +83,7 @@ class Exchange:
         self._connection: Connection | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._over = False
+        self._paused = False
 
     def send(self, data: bytes, *, last: bool = False) -> None:
         """The next bytes of the request's body, framed; `last` when there are no more."""
@@ -95,11 +97,13 @@ class Exchange:
 
     def pause(self) -> None:
         """Read no more of the answer for now."""
+        self._paused = True
         if self._connection is not None:
             self._connection.pause_reading()
 
     def resume(self) -> None:
         """Read on."""
+        self._paused = False
         if self._connection is not None:
             self._connection.resume_reading()
 
@@ -127,6 +131,8 @@ class Exchange:
         if not self._repeatable:
             self._held = []
         connection.write(data)
+        if self._paused:
+            connection.pause_reading()
         if waited and not self._ended:
             self._receiver.resume_sending()
 

@@ -65,6 +65,8 @@ class Allowed:
     path: str
     token: str = ""
     """OpenBao's token; for REVIEWER the caller's JWT. For the one call that needs it: never logged."""
+    correlation: str = ""
+    """The caller's correlation id, if it gave one; not among `headers`."""
     unproven: bool = False
     """The token's namespace could not be checked, because the pin's id is not known yet."""
 
@@ -334,11 +336,13 @@ def _write(
         if value:
             if not form.fullmatch(value):
                 raise _No(400, f"the header {name.decode()} holds what is not let through", "header_value")
-            written.append((name, value))
+            if name != CORRELATION_HEADER:
+                written.append((name, value))
     target = b"/v1/" + quote_from_bytes(path.encode(), _PATH_SAFE).encode()
     if queries:
         target += b"?" + "&".join(f"{name}={_quoted(value)}" for name, value in queries.items()).encode()
-    return Allowed(kind, method, target, tuple(written), path, token, unproven)
+    correlation = taken.get(CORRELATION_HEADER, b"").decode()
+    return Allowed(kind, method, target, tuple(written), path, token, correlation, unproven)
 
 
 def _quoted(value: str) -> str:

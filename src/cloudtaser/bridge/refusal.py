@@ -1,6 +1,7 @@
 """Refusal: a request that the bridge does not pass on, after its head was let through.
 
-Raised by `bodies`, `login` and `identification`; `turn` makes the answer and the audit's word of it.
+Raised by `admission`, `bodies`, `login`, `passage` and `identification`; `turn` makes the answer and the
+audit's word of it.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from cloudtaser.errors import RefusedError
 
 
 class RequestRefused(RefusedError):
-    """HTTP `status` for the caller, and one word for the audit. The text never repeats a credential."""
+    """HTTP `status` for the caller, one word for the audit, and the seconds after which to come back, if that
+    helps. The text never repeats a credential."""
 
-    def __init__(self, status: int, what: str, reason: str) -> None:
+    def __init__(self, status: int, what: str, reason: str, *, wait: float = 0.0) -> None:
         super().__init__(what)
         self.status = status
         self.reason = reason
+        self.wait = wait
