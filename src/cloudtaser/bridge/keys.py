@@ -173,21 +173,23 @@ class KeyKeeper:
             await layer.handshake
             return layer
 
-        headers = {
-            "Host": API_SERVER_NAME,
-            "Authorization": f"Bearer {token.reveal_text()}",
-            "Accept": "application/jwk-set+json, application/json",
-        }
-        answer = await request(connect, "GET", JWKS_PATH, headers, timeout=READ_TIMEOUT)
-        if answer.status in (401, 403):
+        headers = (
+            (b"host", API_SERVER_NAME.encode()),
+            (b"authorization", b"Bearer " + token.reveal()),
+            (b"accept", b"application/jwk-set+json, application/json"),
+        )
+        status, _, body = await request(
+            connect, b"GET", JWKS_PATH.encode(), headers, b"", timeout=READ_TIMEOUT
+        )
+        if status in (401, 403):
             raise NotAuthorisedError(
                 "the API server refused the reviewer's token",
                 on=f"GET {JWKS_PATH}",
-                fix="check its role binding",
+                fix="check the role binding of cloudtaser-reviewer",
             )
-        if answer.status != 200:
-            raise UnavailableError(f"the API server answered status {answer.status}", on=f"GET {JWKS_PATH}")
-        return keyset.normalise(parse_object(answer.body, what="the key set", limit=JWKS_LIMIT))
+        if status != 200:
+            raise UnavailableError(f"the API server answered status {status}", on=f"GET {JWKS_PATH}")
+        return keyset.normalise(parse_object(body, what="the key set", limit=JWKS_LIMIT))
 
     async def _take(self, jwks: Jwks) -> None:
         recorded = self._recorded

@@ -14,7 +14,7 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from cloudtaser.errors import ConfigError, UnavailableError
 
@@ -68,7 +68,7 @@ class _Teller(asyncio.Protocol):
         self._describe = describe
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast("asyncio.Transport", transport)  # uvloop's do not say so by class
         transport.write(json.dumps(self._describe()).encode() + b"\n")
         transport.close()
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from cloudtaser.errors import CloudtaserError, ProtocolError, UnavailableError
 from cloudtaser.net.ends import NOBODY, NOWHERE, Bounded, lost
@@ -83,7 +83,7 @@ class TlsLayer(asyncio.Protocol, Bounded):
     # -- called from below ----------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast("asyncio.Transport", transport)  # uvloop's do not say so by class
         self._lower = transport
         self._timer = self._loop.call_later(self._handshake_timeout, self._handshake_late)
         try:

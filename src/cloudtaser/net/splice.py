@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 
 from cloudtaser.errors import CloudtaserError, UnavailableError
 from cloudtaser.net.ends import NOWHERE, lost
@@ -88,7 +88,7 @@ class _Side(asyncio.Protocol):
         self.bytes_received = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast("asyncio.Transport", transport)  # uvloop's do not say so by class
         if self.gone or self.other.gone:
             self.gone = True
             transport.abort()
