@@ -16,7 +16,7 @@ import socket
 import struct
 from collections import Counter
 from collections.abc import Callable
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, Protocol, cast
 
 from cloudtaser.errors import CloudtaserError, UnavailableError
 from cloudtaser.net.dial import keep_alive
@@ -69,11 +69,22 @@ class Broker:
         self._reporter = Reporter()
         self._prefix = os.urandom(4).hex()
         self._numbers = itertools.count(1)
+        self._passed = (0, 0)
+        metrics.observe_bytes(lambda: self.bytes_passed)
 
     @property
     def open_connections(self) -> int:
         """Pods' connections now."""
         return len(self._connections)
+
+    @property
+    def bytes_passed(self) -> tuple[int, int]:
+        """How much came from pods and from bridges since start."""
+        running = [connection.bytes_passed for connection in self._connections]
+        return (
+            self._passed[0] + sum(pod for pod, _ in running),
+            self._passed[1] + sum(bridge for _, bridge in running),
+        )
 
     @property
     def address(self) -> tuple[str, int]:
@@ -133,6 +144,8 @@ class Broker:
 
     def ended(self, connection: _Connection, pod: str) -> None:
         """An admitted connection is over."""
+        passed = connection.bytes_passed
+        self._passed = self._passed[0] + passed[0], self._passed[1] + passed[1]
         self._connections.discard(connection)
         self._by_pod[pod] -= 1
         if self._by_pod[pod] <= 0:
@@ -151,7 +164,7 @@ class _Connection(asyncio.Protocol):
         self._splice: Splice | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast("asyncio.Transport", transport)  # uvloop's do not say so by class
         self._transport = transport
         host, port = transport.get_extra_info("peername")[:2]
         pod, self._peer = str(host), f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -197,6 +210,12 @@ class _Connection(asyncio.Protocol):
             self._timer.cancel()
         self._forget()
 
+    @property
+    def bytes_passed(self) -> tuple[int, int]:
+        """From the pod, from the bridge, so far."""
+        splice = self._splice
+        return (splice.bytes_from_first, splice.bytes_from_second) if splice else (0, 0)
+
     def cut(self) -> None:
         """End it now."""
         if self._transport is not None:
@@ -212,11 +231,8 @@ class _Connection(asyncio.Protocol):
         _reset(self._transport)
 
     def _splice_ended(self, splice: Splice) -> None:
-        metrics = self._broker.metrics
-        metrics.bytes.labels("pod").inc(splice.bytes_from_first)
-        metrics.bytes.labels("bridge").inc(splice.bytes_from_second)
         if splice.error is not None:
-            metrics.cut.inc()
+            self._broker.metrics.cut.inc()
         _log.debug(
             "a pod's connection ended",
             peer=self._peer,
@@ -228,9 +244,10 @@ class _Connection(asyncio.Protocol):
             self._forget()
 
     def _forget(self) -> None:
-        pod, self._pod, self._transport, self._splice = self._pod, "", None, None
+        pod, self._pod, self._transport = self._pod, "", None
         if pod:
             self._broker.ended(self, pod)
+        self._splice = None
 
 
 class _Tapped(asyncio.Protocol):

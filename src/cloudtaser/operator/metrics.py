@@ -6,9 +6,28 @@ Made once by `standalone`; each part counts on the object that it is given. Name
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
+
+class _Bytes(Collector):
+    """Bytes passed on so far, those of running connections included: read when scraped."""
+
+    def __init__(self, source: Callable[[], tuple[int, int]]) -> None:
+        self._source = source
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        family = CounterMetricFamily(
+            "cloudtaser_broker_bytes",
+            "Bytes passed on, by where they came from: pod or bridge.",
+            labels=["source"],
+        )
+        for name, value in zip(("pod", "bridge"), self._source(), strict=True):
+            family.add_metric([name], value)
+        yield family
 
 
 class Metrics:
@@ -24,12 +43,6 @@ class Metrics:
             broker + "refused",
             "Connections from pods that were refused, by reason.",
             ["reason"],
-            registry=self.registry,
-        )
-        self.bytes = Counter(
-            broker + "bytes",
-            "Bytes passed on, by where they came from: pod or bridge.",
-            ["source"],
             registry=self.registry,
         )
         self.cut = Counter(
@@ -68,6 +81,10 @@ class Metrics:
             ["outcome"],
             registry=self.registry,
         )
+
+    def observe_bytes(self, source: Callable[[], tuple[int, int]]) -> None:
+        """Read what came from pods and from bridges at scrape time."""
+        self.registry.register(_Bytes(source))
 
     def observe(self, **sources: Callable[[], float]) -> None:
         """Read these at scrape time: tunnels, streams, open, beacon_failures."""

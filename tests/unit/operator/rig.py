@@ -24,9 +24,10 @@ from cloudtaser.wire.rendezvous import Role
 
 
 class Echo(asyncio.Protocol):
-    """Says back what it hears, end included; holds what it heard."""
+    """Says back what it hears, unless `quiet`; holds what it heard."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
         self.heard = bytearray()
         self.lost: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
         self.transport: asyncio.Transport | None = None
@@ -38,7 +39,8 @@ class Echo(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         assert self.transport is not None
         self.heard += data
-        self.transport.write(data)
+        if not self.quiet:
+            self.transport.write(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.lost.done():

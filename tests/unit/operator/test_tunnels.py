@@ -90,7 +90,7 @@ async def test_go_away_brings_another_tunnel_at_once_and_drops_no_stream(rig: Ri
     bridge = rig.bridge(CA.bridge("b1"))
     rig.run()
     await eventually(lambda: len(rig.names()) == 2, "two tunnels")
-    echo = Echo()
+    echo = Echo(quiet=True)
     link = rig.tunnels.open(Opening(Kind.POD), echo)
     await asyncio.wait_for(bridge.half.arrived.wait(), 5)
     theirs = next(tunnel for tunnel in bridge.tunnels if tunnel.active)
@@ -101,6 +101,7 @@ async def test_go_away_brings_another_tunnel_at_once_and_drops_no_stream(rig: Ri
     echo.transport.write(b"still running")
     echo.transport.write_eof()
     assert await asyncio.wait_for(echo.lost, 5) is None
+    assert echo.heard == b"still running"
     await asyncio.wait_for(link.tunnel.closed, 5)
 
 
@@ -186,7 +187,7 @@ async def test_draining_ends_when_the_last_stream_does(rig: Rig) -> None:
     rig.bridge(CA.bridge("b1"))
     rig.run()
     await eventually(lambda: len(rig.names()) == 2, "two tunnels")
-    echo = Echo()
+    echo = Echo(quiet=True)
     link = rig.tunnels.open(Opening(Kind.POD), echo)
     draining = asyncio.ensure_future(rig.tunnels.drain(30.0))
     await eventually(lambda: not rig.tunnels.live, "no new streams")
