@@ -81,11 +81,13 @@ class Renewal:
 
     async def _next(self) -> Certified:
         if self.current is not None and not self._refused.is_set():
+            backoff = Backoff(first=1.0)
             for _ in range(TRIES_THROUGH_TUNNELS):
                 certified = await self._through_tunnel(self.current)
                 if certified is not None:
                     self._metrics.enrolments.labels("tunnel").inc()
                     return certified
+                await asyncio.sleep(backoff.next())
         self._refused.clear()
         certified = await self._enrol.run()
         self._metrics.enrolments.labels("rooms").inc()
@@ -101,7 +103,6 @@ class Renewal:
 
     async def _through_tunnel(self, current: Certified) -> Certified | None:
         """The return exchange in a `renew` stream; None when that failed, which is logged."""
-        backoff = Backoff(first=1.0)
         room = current.trust.return_room
         psk = derive_psk(self._config.fingerprint)
         dialogue = NoiseDialogue(Channel.initiator(psk, prologue(room, Mode.RETURN)))
@@ -113,7 +114,6 @@ class Renewal:
             certified = await come_back(dialogue, applicant, current.trust)
         except CloudtaserError as error:
             _log.warning("renewal through a tunnel failed", error=error.diagnostic())
-            await asyncio.sleep(backoff.next())
             return None
         finally:
             dialogue.close()
