@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 
 from cloudtaser.errors import CloudtaserError, ProtocolError, RefusedError, UnavailableError
 from cloudtaser.net.dial import CONNECT_TIMEOUT, Address, dial_tcp
@@ -99,9 +99,8 @@ class _Visit(asyncio.Protocol):
         self.outcome: asyncio.Future[asyncio.Transport] = self._loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.write(self._visitor.hello())
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.write(self._visitor.hello())
         self._wait(self._answer_timeout)
 
     def data_received(self, data: bytes) -> None:
