@@ -6,7 +6,6 @@ their place. Imports of weight wait until a command runs, so that `--help` answe
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import os
 from collections.abc import Awaitable, Callable
@@ -82,6 +81,8 @@ def command(function: Callable[Concatenate[Session, P], Awaitable[None]]) -> Cal
 
     @wraps(function)
     def run(**values: Any) -> None:
+        import asyncio
+
         shared = {name: values.pop(name) for name in names}
         asyncio.run(_await(function, _common(**shared), values))
 

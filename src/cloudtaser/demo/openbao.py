@@ -21,7 +21,7 @@ import subprocess
 import time
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -81,6 +81,8 @@ class LocalServer(ABC):
 
     def start(self) -> None:
         """Return once the root token works; UnavailableError if that takes too long."""
+        if self._process is not None and self._process.poll() is None:
+            raise RuntimeError("the server was started already")
         environment = {**os.environ, _TOKEN_VARIABLE: self.root_token.reveal_text()}
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
@@ -140,7 +142,7 @@ class LocalServer(ABC):
         finally:
             connection.close()
 
-    def __enter__(self) -> LocalServer:
+    def __enter__(self) -> Self:
         self.start()
         return self
 

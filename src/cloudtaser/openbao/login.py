@@ -87,7 +87,7 @@ class TokenKeeper:
         self._on_trouble = on_trouble
         self._poll = file_poll
         self._token = Secret(b"")
-        self._ttl = 0.0
+        self._ttl: float | None = None
         self._renewable = False
         self.on_change: list[Callable[[Secret], None]] = []
 
@@ -147,7 +147,8 @@ class TokenKeeper:
             raise NotAuthorisedError(
                 "OpenBao does not accept the token", on=self._client.address, fix="give one that is valid"
             ) from error
-        self._learn(data.get("ttl"), data.get("renewable"))
+        # ttl is in whole seconds, so 0 may still be a moment; what never expires has no expire_time
+        self._learn(data.get("ttl") if data.get("expire_time") else None, data.get("renewable"))
 
     async def _renew(self) -> None:
         answer = await self._client.request("POST", "auth/token/renew-self", body={})
@@ -155,9 +156,9 @@ class TokenKeeper:
         self._learn(auth.get("lease_duration"), auth.get("renewable"))
 
     def _learn(self, ttl: Any, renewable: Any) -> None:
-        self._ttl = float(ttl) if isinstance(ttl, int | float) else 0.0
+        self._ttl = float(ttl) if isinstance(ttl, int | float) else None
         self._renewable = renewable is True
 
     def _renewal_after(self, now: float) -> float:
         """When to renew, or to look whether it still lives; never where it always does."""
-        return now + max(self._ttl * _RENEW_AT, RETRY_FIRST) if self._ttl > 0 else float("inf")
+        return float("inf") if self._ttl is None else now + max(self._ttl * _RENEW_AT, RETRY_FIRST)

@@ -1,0 +1,141 @@
+"""What the tests against a real OpenBao share: clusters, their tokens, a client that is killed on the way."""
+
+from __future__ import annotations
+
+import itertools
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from joserfc import jwt
+from joserfc.jwk import ECKey
+from yarl import URL
+
+from cloudtaser.demo.openbao import DevServer
+from cloudtaser.openbao.client import OpenBao
+from cloudtaser.openbao.layout import Layout, Space
+from cloudtaser.openbao.registration import register
+from cloudtaser.secret import Secret
+from cloudtaser.wire.names import OPERATOR_SUBJECT, operator_audience, pod_audience
+
+ISSUER = "https://kubernetes.default.svc.cluster.local"
+
+_names = (f"test{number}" for number in itertools.count())
+
+
+def new_fingerprint() -> str:
+    return str(uuid.uuid4())
+
+
+def new_layout() -> Layout:
+    """A corner of the shared server that no other test uses."""
+    return Layout(next(_names))
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of ours catches it."""
+
+
+class DyingClient(OpenBao):
+    """Is killed right after the server has done its n-th request."""
+
+    def __init__(self, server: DevServer, *, dies_after: int) -> None:
+        super().__init__(server.address, token=server.root_token)
+        self.dies_after = dies_after
+        self.requests = 0
+
+    async def _exchange(
+        self, method: str, url: URL, headers: dict[str, str], body: Mapping[str, Any] | None
+    ) -> tuple[int, bytes]:
+        answer = await super()._exchange(method, url, headers, body)
+        self.requests += 1
+        if self.requests == self.dies_after:
+            raise Killed
+        return answer
+
+
+@dataclass(slots=True)
+class RegisteredCluster:
+    """A registered cluster whose signing key is known to OpenBao, as a bridge would have made it."""
+
+    fingerprint: str
+    layout: Layout
+    space: Space
+    server: DevServer
+    key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
+
+    @property
+    def fp8(self) -> str:
+        return self.fingerprint[:8]
+
+    def public_key(self) -> str:
+        form = serialization.PublicFormat.SubjectPublicKeyInfo
+        return self.key.public_key().public_bytes(serialization.Encoding.PEM, form).decode()
+
+    def token(self, namespace: str, service_account: str, *, audience: str = "") -> str:
+        """A pod's ServiceAccount token."""
+        subject = f"system:serviceaccount:{namespace}:{service_account}"
+        kubernetes = {"namespace": namespace, "serviceaccount": {"name": service_account, "uid": "u"}}
+        return self._sign(subject, audience or pod_audience(self.fp8), {"kubernetes.io": kubernetes})
+
+    def operator_token(self, *, subject: str = OPERATOR_SUBJECT, audience: str = "") -> str:
+        return self._sign(subject, audience or operator_audience(self.fp8), {})
+
+    def _sign(self, subject: str, audience: str, more: dict[str, Any]) -> str:
+        now = int(time.time())
+        claims = {"iss": ISSUER, "sub": subject, "aud": [audience], "iat": now, "nbf": now, "exp": now + 600}
+        key = ECKey.import_key(
+            self.key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        return jwt.encode({"alg": "ES256", "kid": "k"}, claims | more, key)
+
+    async def log_in(self, role: str, token: str) -> OpenBao:
+        """A client that holds what a login at the space's JWT mount gave; OpenBaoError if it gave nothing."""
+        async with OpenBao(self.server.address) as anonymous:
+            answer = await anonymous.request(
+                "POST",
+                f"auth/{self.space.jwt}/login",
+                namespace=self.space.namespace,
+                body={"role": role, "jwt": token},
+            )
+        secret = Secret(answer["auth"]["client_token"])
+        return OpenBao(self.server.address, token=secret, namespace=self.space.namespace)
+
+
+async def registered_cluster(
+    server: DevServer, root: OpenBao, layout: Layout | None = None, **options: Any
+) -> RegisteredCluster:
+    layout = layout or new_layout()
+    fingerprint = new_fingerprint()
+    result = await register(root, fingerprint, layout=layout, **options)
+    cluster = RegisteredCluster(fingerprint, layout, result.space, server)
+    await root.request(
+        "POST",
+        f"auth/{result.space.jwt}/config",
+        namespace=result.space.namespace,
+        body={"jwt_validation_pubkeys": [cluster.public_key()], "bound_issuer": ISSUER},
+    )
+    return cluster
+
+
+async def put_secret(root: OpenBao, cluster: RegisteredCluster, path: str, value: str = "v") -> None:
+    await root.kv_write(cluster.space.secret, path, {"value": value}, namespace=cluster.space.namespace)
+
+
+async def may(client: OpenBao, path: str, namespace: str | None = None) -> set[str]:
+    """The capabilities of the client's token on a path, by OpenBao's own account."""
+    answer = await client.request(
+        "POST", "sys/capabilities-self", namespace=namespace, body={"paths": [path]}
+    )
+    return set(answer["data"][path])
+
+
+def every(maximum: int) -> Iterator[int]:
+    """1 … maximum."""
+    return iter(range(1, maximum + 1))
