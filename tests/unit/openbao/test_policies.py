@@ -1,0 +1,97 @@
+"""Policies grant what the table of spec/openbao.md grants; these hold them to what they must never say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cloudtaser.openbao import policies
+from cloudtaser.openbao.layout import Layout
+from cloudtaser.openbao.roles import default_role, granted_role, operator_role, pod_token_role
+
+FINGERPRINT = "0ad50c05-1153-4508-9237-4cb2912e2c23"
+LAYOUT = Layout()
+SPACE = LAYOUT.space(FINGERPRINT)
+ALL = {
+    "bridge": policies.bridge_policy(LAYOUT),
+    "bridge for one": policies.bridge_policy_for(LAYOUT, [(FINGERPRINT, SPACE)]),
+    "bridge's own": policies.bridge_own_policy(LAYOUT, "eu-1"),
+    "admin proxy": policies.admin_proxy_policy(),
+    "operator": policies.operator_policy(),
+    "any pod": policies.default_pod_policy(SPACE, "auth_jwt_1"),
+    "pod": policies.pod_policy(["secret/data/a", "database/creds/b"], kv_mounts=["secret"]),
+}
+
+
+def capabilities(policy: policies.Policy) -> dict[str, list[str]]:
+    return {path: rule["capabilities"] for path, rule in policy["path"].items()}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_no_policy_of_ours_is_about_policies_roles_mounts_or_verbatim_signing(name: str) -> None:
+    for path, granted in capabilities(ALL[name]).items():
+        assert "sudo" not in granted
+        assert not path.startswith(("sys/polic", "sys/mounts", "sys/auth", "sys/namespaces", "identity/"))
+        for forbidden in ("/role/", "/roles/", "verbatim", "/issue", "/root", "auth/token/create-orphan"):
+            assert forbidden not in path
+
+
+@pytest.mark.parametrize("name", ["bridge", "bridge for one", "bridge's own", "operator"])
+def test_neither_bridge_nor_operator_reaches_a_secret(name: str) -> None:
+    for path in capabilities(ALL[name]):
+        assert "secret/" not in path
+        assert "transit/" not in path
+        assert not path.startswith(("+/*", "*"))
+
+
+def test_a_bridge_creates_an_initialisation_and_never_updates_one() -> None:
+    assert capabilities(ALL["bridge"])["state/data/clusters/+/initialized"] == ["create", "read"]
+
+
+def test_a_bridge_for_one_cluster_has_no_wildcard() -> None:
+    assert not [path for path in ALL["bridge for one"]["path"] if "+" in path or "*" in path]
+
+
+def test_the_admin_proxy_neither_reads_nor_overwrites_a_value() -> None:
+    granted = capabilities(ALL["admin proxy"])
+    assert granted["+/secret/data/*"] == ["create"]
+    assert granted["+/secret/metadata/*"] == ["read"]
+
+
+def test_a_pod_reads_granted_paths_and_their_metadata_alone() -> None:
+    granted = capabilities(ALL["pod"])
+    secrets = {path for path in granted if not path.startswith(("auth/", "sys/"))}
+    assert secrets == {"secret/data/a", "secret/metadata/a", "database/creds/b"}
+    assert all(granted[path] == ["read"] for path in secrets)
+
+
+def test_any_pod_reads_below_the_namespace_that_its_cluster_vouched_for() -> None:
+    template = "{{identity.entity.aliases.auth_jwt_1.metadata.namespace}}"
+    assert capabilities(ALL["any pod"])[f"secret/data/{template}/*"] == ["read"]
+
+
+@pytest.mark.parametrize(
+    "role",
+    [default_role("0ad50c05"), granted_role("0ad50c05", "shop", "web"), operator_role("0ad50c05")],
+)
+def test_every_login_is_bound_to_the_cluster_and_leaves_out_openbaos_default_policy(
+    role: dict[str, Any],
+) -> None:
+    assert role["bound_audiences"][0].endswith(":0ad50c05")
+    assert role["token_no_default_policy"] is True
+    assert role["token_period"] == 3600
+
+
+def test_a_granted_role_is_bound_to_its_namespace_and_service_account() -> None:
+    one, any_of = granted_role("0ad50c05", "shop", "web"), granted_role("0ad50c05", "shop", "")
+    assert one["bound_claims"] == {
+        "/kubernetes.io/namespace": "shop",
+        "/kubernetes.io/serviceaccount/name": "web",
+    }
+    assert any_of["bound_claims"] == {"/kubernetes.io/namespace": "shop"}
+    assert one["token_policies"] == ["cloudtaser-default", "ct-pod_shop_", "ct-pod_shop_web"]
+
+
+def test_the_operator_makes_tokens_for_pod_policies_only() -> None:
+    assert pod_token_role()["allowed_policies_glob"] == ["ct-pod_*"]
