@@ -130,7 +130,7 @@ class Bridge:
         probes = Probes(ready=self._is_ready, registry=self._metrics.registry)
         try:
             if config.metrics_addr is not None:
-                await probes.listen(config.metrics_addr)
+                await probes.listen(config.metrics_addr.host, config.metrics_addr.port)
             if await self._log_in(stop):
                 _log.info("started", version=VERSION, id=config.bridge_id, openbao=config.vault_addr)
                 for work in (self._keeper.run, self._registry.run, self._heartbeat.run, self._report):
