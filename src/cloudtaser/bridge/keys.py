@@ -179,7 +179,13 @@ class KeyKeeper:
             (b"accept", b"application/jwk-set+json, application/json"),
         )
         status, _, body = await request(
-            connect, b"GET", JWKS_PATH.encode(), headers, b"", timeout=READ_TIMEOUT
+            connect,
+            b"GET",
+            JWKS_PATH.encode(),
+            headers,
+            b"",
+            timeout=READ_TIMEOUT,
+            max_body=JWKS_LIMIT,
         )
         if status in (401, 403):
             raise NotAuthorisedError(
