@@ -154,7 +154,8 @@ def test_closed_standard_descriptors_stay_closed() -> None:
 
 
 def test_dispositions_and_mask_are_those_the_wrapper_was_started_with() -> None:
-    # SIGUSR1 ignored and SIGUSR2 blocked by whoever starts the wrapper; SIGPIPE and SIGXFSZ at their defaults.
+    # SIGUSR1 ignored and SIGUSR2 blocked by whoever starts the wrapper; SIGPIPE and SIGXFSZ at their
+    # defaults.
     starter = textwrap.dedent(
         f"""
         import os, signal

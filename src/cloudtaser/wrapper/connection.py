@@ -70,7 +70,7 @@ class Trust:
 
     def _make(self) -> "_Context":
         config = self._config
-        context: _Context = _ssl._SSLContext(_ssl.PROTOCOL_TLS_CLIENT)  # type: ignore[assignment]  # see _Context
+        context: _Context = _ssl._SSLContext(_ssl.PROTOCOL_TLS_CLIENT)  # type: ignore[assignment]  # stubs
         context.minimum_version = _TLS13 if self._endpoint.broker else _TLS12
         context.options |= _OP_CLEANSE_PLAINTEXT | _ssl.OP_NO_COMPRESSION | _ssl.OP_NO_RENEGOTIATION
         if config.skip_verify:

@@ -48,7 +48,8 @@ def test_however_the_bytes_are_cut_the_response_is_the_same(raw: bytes, cuts: li
 
 def test_headers_are_lower_cased_and_joined() -> None:
     reader, _ = read(
-        b"HTTP/1.1 503 \r\nRETRY-after: 7\r\nA: 1\r\na: 2\r\nConnection: x, Close\r\nContent-Length: 0\r\n\r\n"
+        b"HTTP/1.1 503 \r\nRETRY-after: 7\r\nA: 1\r\na: 2\r\n"
+        b"Connection: x, Close\r\nContent-Length: 0\r\n\r\n"
     )
     response = reader.response
     assert response.retry_after() == 7
