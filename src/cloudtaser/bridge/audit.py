@@ -54,6 +54,8 @@ class Audit:
         self._run = run or secrets.token_hex(8)
         self._seq = 0
         self._encode = msgspec.json.Encoder().encode
+        self._second = -1
+        self._date = ""
 
     @property
     def written(self) -> int:
@@ -85,7 +87,7 @@ class Audit:
                     _EVENT,
                     self._run,
                     self._seq,
-                    _instant(now),
+                    self._instant(now),
                     cluster,
                     id,
                     peer,
@@ -102,7 +104,10 @@ class Audit:
             )
         )
 
-
-def _instant(now: float) -> str:
-    moment = datetime.datetime.fromtimestamp(now, datetime.UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    def _instant(self, now: float) -> str:
+        """RFC 3339, to the millisecond; the date is worked out once a second."""
+        second = int(now)
+        if second != self._second:
+            moment = datetime.datetime.fromtimestamp(second, datetime.UTC)
+            self._second, self._date = second, f"{moment:%Y-%m-%dT%H:%M:%S}"
+        return f"{self._date}.{int((now - second) * 1000):03}Z"

@@ -137,6 +137,7 @@ _HEADER_FORMS: Final = {
     CORRELATION_HEADER: re.compile(rb"[A-Za-z0-9._:-]{1,128}"),
 }
 _TAKEN: Final = frozenset(_HEADER_FORMS) | {b"x-vault-token", b"authorization"}
+_REQUEST: Final = (b"x-vault-request", b"true")
 _QUERY_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _REFUSED_QUERIES: Final = frozenset({"help", "namespace"})
 _BOOLEANS: Final = {"true": True, "1": True, "false": False, "0": False}
@@ -323,25 +324,31 @@ def _write(
         if name in _TAKEN:
             if name in taken:
                 raise _No(400, f"the header {name.decode()} is given twice", "header_duplicate")
-            taken[name] = value
+            if value:
+                taken[name] = value
     token = "" if kind in _TOKENLESS else _token(taken)
     unproven = _check_token(token, kind, pin)
     if kind in _REWRITTEN:
         taken[b"content-type"] = b"application/json"
-    written = [(b"x-vault-request", b"true"), (b"x-vault-namespace", pin.namespace.encode())]
+    written = [_REQUEST, (b"x-vault-namespace", pin.namespace.encode())]
     if token and kind is not Kind.REVIEWER:
         written.append((b"x-vault-token", token.encode()))
-    for name, form in _HEADER_FORMS.items():
-        value = taken.get(name, b"")
-        if value:
-            if not form.fullmatch(value):
-                raise _No(400, f"the header {name.decode()} holds what is not let through", "header_value")
-            if name != CORRELATION_HEADER:
-                written.append((name, value))
-    target = b"/v1/" + quote_from_bytes(path.encode(), _PATH_SAFE).encode()
+    correlation = ""
+    for name, value in taken.items():
+        form = _HEADER_FORMS.get(name)
+        if form is None:
+            continue
+        if not form.fullmatch(value):
+            raise _No(400, f"the header {name.decode()} holds what is not let through", "header_value")
+        if name == CORRELATION_HEADER:
+            correlation = value.decode("ascii")
+        else:
+            written.append((name, value))
+    target = b"/v1/" + path.encode()
+    if not _PLAIN_PATH.fullmatch(target):
+        target = quote_from_bytes(target, _PATH_SAFE).encode()
     if queries:
         target += b"?" + "&".join(f"{name}={_quoted(value)}" for name, value in queries.items()).encode()
-    correlation = taken.get(CORRELATION_HEADER, b"").decode()
     return Allowed(kind, method, target, tuple(written), path, token, correlation, unproven)
 
 
@@ -386,5 +393,7 @@ def _check_token(token: str, kind: Kind, pin: Pin) -> bool:
 
 def shown(path: str) -> str:
     """A path as it may stand in a message or an audit line: printable, at most 200 characters."""
-    text = "".join(character if character.isprintable() else "?" for character in path)
+    text = path
+    if not text.isprintable():
+        text = "".join(character if character.isprintable() else "?" for character in path)
     return f"/v1/{text}" if len(text) <= 200 else f"/v1/{text[:200]}…"

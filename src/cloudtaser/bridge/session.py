@@ -13,7 +13,7 @@ import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, cast
 
 from cloudtaser.bridge.audit import Audit
 from cloudtaser.bridge.cluster import Cluster
@@ -150,8 +150,7 @@ class Session(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The pod's TLS is up."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one without deriving from it
         self._deadline = self.loop.time() + self.services.times.idle
         self._timer = self.loop.call_at(self._deadline, self._tick)
 
