@@ -74,8 +74,12 @@ async def register(
     dry_run: DryRun = False,
 ) -> None:
     """Register a cluster: its space, two CAs, login and policies. Run again, it completes or does nothing."""
+    from cloudtaser.net.dial import Address
     from cloudtaser.openbao.registration import register as run
 
+    Address.parse_list(beacon_address, source="--beacon-address")
+    for address in broker_address or ():
+        Address.parse(address, source="--broker-address")
     async with session.connect() as client:
         result = await run(
             client,
@@ -343,14 +347,11 @@ async def bridge_token(
     if dry_run:
         text = ["Would make a token:", *actions_text(made.actions, dry_run=True)]
     else:
-        facts = {
-            "Bridge": made.bridge_id,
-            "Token": f"{token} (shown once)",
-            "Policies": ", ".join(made.policies),
-            "From": ", ".join(made.cidrs) or "any address",
-            "Lives": f"{made.period // 60} minutes beyond its last renewal; the bridge renews it",
-        }
-        text = pairs(facts)
+        text = [token]
+        session.printer.note(
+            f"The token of bridge {made.bridge_id}, shown once: "
+            f"valid from {', '.join(made.cidrs) or 'any address'}, for {made.period // 60} minutes beyond its last renewal, which the bridge sees to."
+        )
     session.printer.answer(data, text=text, value=[token] if token else [])
 
 

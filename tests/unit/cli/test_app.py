@@ -64,6 +64,8 @@ def test_the_version_comes_in_every_form(capsys: pytest.CaptureFixture[str]) -> 
         ("source register --token t --fingerprint {UPPER}", 2, "not a cluster fingerprint"),
         ("source register {F} --token t --fingerprint {UPPER}", 2, "two fingerprints"),
         ("source register {F} --token t --space a/b", 2, "not a name for a space"),
+        ("source register {F} --token t --broker-address nowhere", 2, "not an address like host:port"),
+        ("source register {F} --token t --beacon-address '$(x):1'", 2, "--beacon-address"),
         ("source allow {F} --token t -n shop", 2, "no path"),
         ("source allow {F} --token t --path secret/data/x", 2, "no Kubernetes namespace"),
         ("source allow {F} --token t -n shop --path 'secret/data/*'", 2, "wildcard"),
