@@ -40,7 +40,11 @@ class Wrapped:
 
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
-            self.process.kill()
+            self.process.terminate()  # so that the application ends as well
+            try:
+                self.process.wait(5)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
         self.process.wait()
         for stream in (self.process.stdout, self.process.stderr):
             assert stream is not None

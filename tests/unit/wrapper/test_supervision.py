@@ -58,7 +58,6 @@ def test_new_values_restart_the_application(supervision: Supervision) -> None:
 
 def test_an_application_that_does_not_stop_is_killed_after_the_grace(supervision: Supervision) -> None:
     supervision.values("new", 100)
-    assert supervision.deadline == 105
     assert supervision.tick(104.9) == []
     assert quiet(supervision.tick(105)) == [Command(SEND, SIGKILL)]
     assert supervision.deadline is None
