@@ -149,6 +149,10 @@ class Connection:
             raise UnavailableError(
                 f"the TLS handshake failed: {error.reason or 'closed'}", on=self._where
             ) from None
+        except OSError as error:
+            raise UnavailableError(
+                f"the connection ended during the TLS handshake: {error.strerror or 'closed'}", on=self._where
+            ) from None
 
     def close(self) -> None:
         """Close without ceremony; what was received is wiped."""
