@@ -23,7 +23,7 @@ from cloudtaser.wire.opening import Kind, Opening
 IDLE_SECONDS: Final = 120.0
 DIAL_SECONDS: Final = 5.0
 
-_log = get_logger(__name__)
+_log = get_logger("operator.apiserver")
 
 
 class ApiServerStreams:

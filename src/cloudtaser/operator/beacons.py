@@ -23,7 +23,7 @@ from cloudtaser.wire.rendezvous import Role
 SETTLED: Final = 5.0
 """Seconds parked after which a beacon counts as working and the next failure waits but shortly."""
 
-_log = get_logger(__name__)
+_log = get_logger("operator.beacons")
 
 P = TypeVar("P", bound=asyncio.Protocol)
 

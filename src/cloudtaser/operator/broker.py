@@ -32,7 +32,7 @@ Tap = Callable[[Literal["pod", "bridge"], bytes], None]
 """Sees every byte that passes, and the side it came from. For tests and the demo; no flag reaches it."""
 
 _RESET: Final = struct.pack("ii", 1, 0)  # linger on, for no time: the kernel sends RST
-_log = get_logger(__name__)
+_log = get_logger("operator.broker")
 
 
 class Opener(Protocol):

@@ -46,7 +46,7 @@ _NOBODY: Final = {
     "cloudtaser-trust",
 }
 
-_log = get_logger(__name__)
+_log = get_logger("operator.enrol")
 
 
 class Enrol:

@@ -29,7 +29,7 @@ CHANNEL_TOKEN_SECONDS: Final = 600
 OPERATOR_TOKEN_SECONDS: Final = 600
 REVIEWER_TOKEN_SECONDS: Final = 3600
 
-_log = get_logger(__name__)
+_log = get_logger("operator.manager")
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ from cloudtaser.wire.strict_json import dump_object
 RENEW_AT: Final = 2 / 3
 REQUEST_SECONDS: Final = 10.0
 
-_log = get_logger(__name__)
+_log = get_logger("operator.operator_stream")
 
 
 class Tokens(Protocol):

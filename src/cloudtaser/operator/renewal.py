@@ -35,7 +35,7 @@ TRIES_THROUGH_TUNNELS: Final = 3
 PAUSE: Final = 30.0
 """Least seconds between two certificates: refused tunnels must not make a storm of returns."""
 
-_log = get_logger(__name__)
+_log = get_logger("operator.renewal")
 
 
 def renewal_time(not_before: datetime, not_after: datetime, spread: float) -> float:

@@ -20,11 +20,12 @@ class _Held:
 class Roster:
     """The tunnels by number, in order of arrival."""
 
-    def __init__(self, wanted: int = 2, *, tries: int = 3, every: float = 300.0) -> None:
-        """`tries` matches to look for another bridge at once, and again `every` so many seconds."""
+    def __init__(self, wanted: int = 2, *, tries: int = 3, every: float = 300.0, settle: float = 5.0) -> None:
+        """`tries` matches look for another bridge `settle` seconds after the start, then `every` so many."""
         self._wanted = wanted
         self._tries = tries
         self._every = every
+        self._settle = settle
         self._held: dict[int, _Held] = {}
         self._left = tries
         self._next_search = 0.0
@@ -45,6 +46,8 @@ class Roster:
             self._left = self._tries
         self._held[key] = _Held(bridge)
         if len(self.live) <= self._wanted:
+            if self._searching:
+                self._next_search = max(self._next_search, now + self._settle)
             return None
         if len(self.bridges) == 1:
             self._left -= 1

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import ssl
 from collections.abc import Callable
 from typing import Final
@@ -37,7 +38,7 @@ SHORT_LIFE: Final = 5.0
 REJECTIONS: Final = 3
 """Matches in a row that became no tunnel, after which our certificate may be what is wrong."""
 
-_log = get_logger(__name__)
+_log = get_logger("operator.tunnels")
 
 Accept = Callable[["Link", Opening, TunnelStream], asyncio.Protocol | None]
 
@@ -57,6 +58,8 @@ class Link:
         self.bridge = ""
         """Id of the bridge as its certificate says."""
         self.up_since = 0.0
+        self.surplus = False
+        """Given up again at once: there was no better bridge."""
         self._fingerprint = fingerprint
         self.tunnel = Tunnel(
             client=False,
@@ -238,10 +241,11 @@ class Tunnels:
         task = asyncio.ensure_future(self._until_closed(link, beacon))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        _log.info("tunnel up", bridge=link.bridge, beacon=beacon, tunnel=link.number)
         if surplus is not None:
             self._links[surplus].tunnel.go_away()
-        if surplus != link.number:
+        link.surplus = surplus == link.number
+        if not link.surplus:
+            _log.info("tunnel up", bridge=link.bridge, beacon=beacon, tunnel=link.number)
             for watcher in self._watchers:
                 watcher(link)
 
@@ -258,7 +262,8 @@ class Tunnels:
         self._roster.gone(link.number)
         self._wake.set()
         error = link.tunnel.error
-        _log.info(
+        _log.log(
+            logging.DEBUG if link.surplus else logging.INFO,
             "tunnel down",
             bridge=link.bridge,
             tunnel=link.number,

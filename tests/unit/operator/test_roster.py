@@ -21,26 +21,28 @@ def test_two_bridges_are_enough() -> None:
 
 
 def test_a_second_bridge_replaces_a_duplicate() -> None:
-    roster = Roster()
+    roster = Roster(settle=5.0)
     roster.arrived(1, "a", 0.0)
     roster.arrived(2, "a", 0.0)
-    assert roster.to_park(0.0) == 1
-    assert roster.arrived(3, "b", 0.0) == 2
-    assert roster.live == [1, 3]
     assert roster.to_park(0.0) == 0
+    assert roster.next_change(0.0) == 5.0
+    assert roster.to_park(5.0) == 1
+    assert roster.arrived(3, "b", 5.0) == 2
+    assert roster.live == [1, 3]
+    assert roster.to_park(5.0) == 0
 
 
 def test_a_lone_bridge_is_not_asked_for_ever() -> None:
-    roster = Roster(tries=3, every=300.0)
+    roster = Roster(tries=3, every=300.0, settle=5.0)
     roster.arrived(1, "a", 0.0)
     roster.arrived(2, "a", 0.0)
     for key in (3, 4, 5):
-        assert roster.to_park(0.0) == 1
-        assert roster.arrived(key, "a", 0.0) == key
+        assert roster.to_park(5.0) == 1
+        assert roster.arrived(key, "a", 5.0) == key
         roster.gone(key)
-    assert roster.to_park(0.0) == 0
-    assert roster.next_change(10.0) == 290.0
-    assert roster.to_park(300.0) == 1
+    assert roster.to_park(5.0) == 0
+    assert roster.next_change(15.0) == 290.0
+    assert roster.to_park(305.0) == 1
 
 
 def test_a_draining_tunnel_is_replaced_while_it_still_stands() -> None:
