@@ -65,8 +65,6 @@ class ChunkedBody:
                 raise HttpError(413, f"a body longer than {self._max_body} bytes")
             self._state = _DATA if self._left else _TRAILERS
         elif self._state == _DATA_END:
-            if line:
-                raise HttpError(400, "a chunk longer than its size")
             self._state = _SIZE
         elif not line:
             self._state = _DONE
@@ -85,10 +83,10 @@ class ChunkedBody:
         feed = window.find(b"\n")
         if feed < 0:
             if len(window) >= limit:
-                raise HttpError(400, "a chunk line too long")
+                raise HttpError(400, "a chunk, or a line of one, longer than it may be")
             self._partial = window
             return None, len(data)
-        if feed == 0 or window[feed - 1] != 13 or window.find(b"\r", 0, feed - 1) >= 0:
+        if feed == 0 or window[feed - 1] != 13:
             raise HttpError(400, "a chunk line with a bare line end")
         self._partial = b""
         return window[: feed - 1], position + feed + 1 - kept

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import httptools
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloudtaser.errors import ProtocolError
+from cloudtaser.wire import http1_head
 from cloudtaser.wire.http1 import (
     CONTINUE,
     LAST_CHUNK,
@@ -232,6 +234,40 @@ def test_a_request_that_could_be_read_in_two_ways_is_refused(status: int, data: 
         assert events == []
 
 
+class LenientParser(httptools.HttpRequestParser):
+    """llhttp with all the leniency it can be given."""
+
+    def __init__(self, protocol: object) -> None:
+        super().__init__(protocol)
+        self.set_dangerous_leniencies(
+            lenient_headers=True,
+            lenient_chunked_length=True,
+            lenient_keep_alive=True,
+            lenient_transfer_encoding=True,
+            lenient_version=True,
+            lenient_data_after_close=True,
+            lenient_optional_lf_after_cr=True,
+            lenient_optional_cr_before_lf=True,
+            lenient_optional_crlf_after_chunk=True,
+            lenient_spaces_after_chunk_size=True,
+        )
+
+
+@pytest.mark.parametrize("layer", ["our own check", "llhttp's strictness"])
+@pytest.mark.parametrize(("status", "data"), REFUSED_REQUESTS.values(), ids=REFUSED_REQUESTS.keys())
+def test_either_of_two_checks_is_enough(
+    monkeypatch: pytest.MonkeyPatch, layer: str, status: int, data: bytes
+) -> None:
+    """With one of the two layers taken away, the other still lets nothing doubtful through."""
+    if layer == "our own check":
+        monkeypatch.setattr(http1_head, "_check_bytes", lambda head: None)
+    else:
+        monkeypatch.setattr(httptools, "HttpRequestParser", LenientParser)
+    events, refused = hear_requests([data])
+    assert refused
+    assert events == []
+
+
 BAD_CHUNKS = {
     "no size": b"\r\nabc\r\n",
     "a size in other digits": b"g\r\n",
@@ -274,6 +310,9 @@ def test_a_head_that_does_not_end_is_refused_at_its_bound() -> None:
     data = request(b"X: " + b"a" * MAX_HEAD)
     for size in (100, len(data)):
         assert hear_requests(pieces(data, size)) == ([], 431)
+    late = data + b"\n\n"  # a bare line end beyond the bound changes nothing
+    for size in (100, len(late)):
+        assert hear_requests(pieces(late, size)) == ([], 431)
     fits = request(b"X: " + b"a" * (MAX_HEAD - len(request(b"X: "))))
     assert len(fits) == MAX_HEAD
     assert hear_requests([fits])[1] == hear_requests(pieces(fits, 1000))[1] == 0

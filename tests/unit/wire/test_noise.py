@@ -151,6 +151,15 @@ def test_messages_out_of_turn_are_refused() -> None:
         responder.read_message(message)
 
 
+def test_a_handshake_that_has_failed_takes_no_second_attempt() -> None:
+    first = Handshake(True, PSK, PROLOGUE).write_message()
+    responder = Handshake(False, PSK, PROLOGUE)
+    with pytest.raises(ProtocolError):
+        responder.read_message(first[:-1] + bytes([first[-1] ^ 1]))
+    with pytest.raises(ProtocolError, match="out of turn"):
+        responder.read_message(first)
+
+
 def test_a_psk_of_another_size_is_a_mistake_of_ours() -> None:
     with pytest.raises(ValueError, match="32"):
         Handshake(True, b"short", PROLOGUE)

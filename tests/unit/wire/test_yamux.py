@@ -244,6 +244,10 @@ def test_a_stream_takes_its_window_and_no_more_until_the_peer_gives_it_back() ->
     assert us.send(1, body[INITIAL_WINDOW:]) == 300_000 - INITIAL_WINDOW
     them.consumed(1, INITIAL_WINDOW // 2)
     assert us.receive(them.data_to_send()) == []  # nobody waited
+    left = us.can_send(1)
+    assert left == 2 * INITIAL_WINDOW - 300_000
+    assert us.send(1, bytes(left)) == left
+    assert sum(len(e.data) for e in them.receive(us.data_to_send()) if isinstance(e, Data)) == INITIAL_WINDOW
 
 
 def test_one_stream_without_window_does_not_hold_up_another() -> None:
