@@ -348,9 +348,10 @@ async def bridge_token(
         text = ["Would make a token:", *actions_text(made.actions, dry_run=True)]
     else:
         text = [token]
+        origin = ", ".join(made.cidrs) or "any address"
         session.printer.note(
-            f"The token of bridge {made.bridge_id}, shown once: "
-            f"valid from {', '.join(made.cidrs) or 'any address'}, for {made.period // 60} minutes beyond its last renewal, which the bridge sees to."
+            f"The token of bridge {made.bridge_id}, shown once: valid from {origin}, for "
+            f"{made.period // 60} minutes beyond its last renewal, which the bridge sees to."
         )
     session.printer.answer(data, text=text, value=[token] if token else [])
 
