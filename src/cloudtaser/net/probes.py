@@ -1,135 +1,127 @@
-"""Probes: `/healthz`, `/readyz` and `/metrics` on a TCP port of their own.
+"""Probes: /healthz, /readyz and /metrics, for kubelet and Prometheus.
 
-Used by operator and bridge (the beacon, which needs uvloop and nothing else, has its own lines). A request
-is answered and the connection closed; a few at a time, each for a short while. Nothing here is secret, and
-nothing of what a caller sends is used but the path.
+Used by bridge and operator on a TCP or Unix socket of their own. It answers GET and HEAD and nothing else,
+one answer a connection, and serves a bounded number of connections for a bounded time each.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Callable, Mapping
-from typing import Final
+from collections.abc import Callable
+from typing import Final, cast
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 
-from cloudtaser.errors import ProtocolError, UnavailableError
-from cloudtaser.wire.http1 import RequestHead, RequestParser, encode_response_head
+from cloudtaser.errors import UnavailableError
+from cloudtaser.net.dial import Address
+from cloudtaser.net.ends import NOWHERE
+from cloudtaser.net.tls import reason
+from cloudtaser.wire.http1 import HttpError, RequestHead, RequestParser, encode_response_head
 
-TIMEOUT: Final = 5.0
-CONNECTIONS: Final = 64
+MAX_CONNECTIONS: Final = 64
+TIMEOUT: Final = 10.0
+"""Seconds a connection may take for its request and its answer."""
 
-_TEXT: Final = "text/plain; charset=utf-8"
-_JSON: Final = "application/json"
+_TEXT: Final = b"text/plain; charset=utf-8"
+_METRICS: Final = b"text/plain; version=0.0.4; charset=utf-8"
 
 
 class Probes:
-    """One listener. `ready` says whether the program can do its work; `detail` is for `/readyz?verbose`."""
+    """The listener. `ready` is asked at each /readyz; /healthz says only that the loop turns."""
 
-    def __init__(
-        self,
-        *,
-        ready: Callable[[], bool],
-        registry: CollectorRegistry,
-        detail: Callable[[], Mapping[str, object]] | None = None,
-    ) -> None:
+    def __init__(self, *, ready: Callable[[], bool], registry: CollectorRegistry = REGISTRY) -> None:
         self._ready = ready
         self._registry = registry
-        self._detail = detail
-        self._server: asyncio.Server | None = None
-        self._open: set[asyncio.Transport] = set()
+        self._servers: list[asyncio.Server] = []
+        self.connections: set[asyncio.BaseTransport] = set()
 
-    async def listen(self, host: str, port: int) -> int:
-        """Listen; returns the port. UnavailableError when the address cannot be had."""
+    async def listen(self, where: Address | str, port: int = 0) -> tuple[str, int]:
+        """Listen on a host and port, or on an Address; returns what was bound. UnavailableError if taken."""
+        host, port = (where.host, where.port) if isinstance(where, Address) else (where, port)
         loop = asyncio.get_running_loop()
         try:
-            self._server = await loop.create_server(lambda: _Connection(self), host, port)
+            server = await loop.create_server(lambda: _Connection(self), host or None, port)
         except OSError as error:
-            where = f"{host}:{port}"
-            raise UnavailableError(f"cannot listen: {error.strerror or error}", on=where) from None
-        taken: int = self._server.sockets[0].getsockname()[1]
-        return taken
+            raise UnavailableError(f"cannot listen: {reason(error)}", on=f"{host}:{port}") from None
+        self._servers.append(server)
+        bound = server.sockets[0].getsockname()
+        return bound[0], bound[1]
+
+    async def listen_unix(self, path: str) -> None:
+        """Listen on a Unix socket. UnavailableError when that is not possible."""
+        loop = asyncio.get_running_loop()
+        try:
+            self._servers.append(await loop.create_unix_server(lambda: _Connection(self), path))
+        except OSError as error:
+            raise UnavailableError(f"cannot listen: {reason(error)}", on=path) from None
 
     async def close(self) -> None:
-        """Stop listening and end what is open."""
-        if self._server is None:
-            return
-        self._server.close()
-        for transport in list(self._open):
-            transport.abort()
-        await self._server.wait_closed()
-        self._server = None
+        """Stop listening and close what is open."""
+        for server in self._servers:
+            server.close()
+        for transport in list(self.connections):
+            cast("asyncio.Transport", transport).abort()
+        for server in self._servers:
+            await server.wait_closed()
+        self._servers.clear()
 
-    def admit(self, transport: asyncio.Transport) -> bool:
-        """Whether one more connection is taken."""
-        if len(self._open) >= CONNECTIONS:
-            return False
-        self._open.add(transport)
-        return True
-
-    def forget(self, transport: asyncio.Transport) -> None:
-        """A connection is over."""
-        self._open.discard(transport)
-
-    def answer(self, method: bytes, target: bytes) -> tuple[int, str, bytes]:
-        """Status, content type and body for a request."""
-        path, _, query = target.partition(b"?")
-        if method not in (b"GET", b"HEAD"):
-            return 405, _TEXT, b"GET only\n"
+    def answer(self, path: bytes) -> tuple[int, bytes, bytes]:
+        """Status, content type and body for `path`."""
         if path == b"/healthz":
             return 200, _TEXT, b"ok\n"
         if path == b"/readyz":
-            ready = self._ready()
-            if query == b"verbose" and self._detail is not None:
-                body = json.dumps({"ready": ready, **self._detail()}).encode() + b"\n"
-                return (200 if ready else 503), _JSON, body
-            return (200, _TEXT, b"ok\n") if ready else (503, _TEXT, b"not ready\n")
+            return (200, _TEXT, b"ready\n") if self._ready() else (503, _TEXT, b"not ready\n")
         if path == b"/metrics":
-            return 200, CONTENT_TYPE_LATEST, generate_latest(self._registry)
-        return 404, _TEXT, b"/healthz, /readyz and /metrics are here\n"
+            return 200, _METRICS, generate_latest(self._registry)
+        return 404, _TEXT, b"there are /healthz, /readyz and /metrics\n"
 
 
 class _Connection(asyncio.Protocol):
-    """One request, one answer."""
-
     def __init__(self, probes: Probes) -> None:
         self._probes = probes
-        self._parser = RequestParser()
-        self._transport: asyncio.Transport | None = None
+        self._parser = RequestParser(max_body=0)
+        self._transport: asyncio.Transport = NOWHERE
         self._timer: asyncio.TimerHandle | None = None
+        self._answered = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]  # uvloop's is one in all but class
-        assert self._transport is not None
-        if not self._probes.admit(self._transport):
+        self._transport = cast("asyncio.Transport", transport)
+        if len(self._probes.connections) >= MAX_CONNECTIONS:
             self._transport.abort()
             return
+        self._probes.connections.add(transport)
         self._timer = asyncio.get_running_loop().call_later(TIMEOUT, self._transport.abort)
 
     def data_received(self, data: bytes) -> None:
+        if self._answered:
+            return
         try:
             events = self._parser.receive(data)
-        except ProtocolError:
-            self._send(400, _TEXT, b"bad request\n")
+        except HttpError as error:
+            self._send(error.status, _TEXT, f"{error.what}\n".encode(), True)
             return
         for event in events:
             if isinstance(event, RequestHead):
-                status, kind, body = self._probes.answer(event.method, event.target)
-                self._send(status, kind, body, head_only=event.method == b"HEAD")
+                self._answer(event)
                 return
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._probes.connections.discard(self._transport)
+        self._transport = NOWHERE
         if self._timer is not None:
             self._timer.cancel()
-        if self._transport is not None:
-            self._probes.forget(self._transport)
+            self._timer = None
 
-    def _send(self, status: int, kind: str, body: bytes, *, head_only: bool = False) -> None:
-        if self._transport is None or self._transport.is_closing():
+    def _answer(self, head: RequestHead) -> None:
+        if head.method not in (b"GET", b"HEAD"):
+            self._send(405, _TEXT, b"only GET and HEAD\n", True)
             return
-        headers = ((b"content-type", kind.encode()), (b"connection", b"close"))
+        status, kind, body = self._probes.answer(head.target.partition(b"?")[0])
+        self._send(status, kind, body, head.method == b"GET")
+
+    def _send(self, status: int, kind: bytes, body: bytes, with_body: bool) -> None:
+        self._answered = True
+        headers = ((b"content-type", kind), (b"connection", b"close"))
         head = encode_response_head(status, headers, content_length=len(body))
-        self._transport.write(head if head_only else head + body)
+        self._transport.write(head + body if with_body else head)
         self._transport.close()

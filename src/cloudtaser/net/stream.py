@@ -36,7 +36,7 @@ class TunnelStream(Bounded):
     def __init__(self, tunnel: Tunnel, number: int, opening: Opening) -> None:
         self._loop = tunnel.loop
         self._tunnel = tunnel
-        self._opening = opening
+        self.opening: Final = opening
         self._protocol: asyncio.Protocol = NOBODY
         self._held: list[bytes] = []
         self._paused = False
@@ -46,7 +46,6 @@ class TunnelStream(Bounded):
         self._full = False
         self._eof_written = False
         self._closing = False
-        self._timer: asyncio.TimerHandle | None = None
         # shared with the tunnel
         self.number: Final = number
         self.queued = False  # stands in the tunnel's line of streams that have something to send
@@ -58,7 +57,7 @@ class TunnelStream(Bounded):
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         if name == "opening":
-            return self._opening
+            return self.opening
         return self._tunnel.get_extra_info(name, default)
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
@@ -112,7 +111,7 @@ class TunnelStream(Bounded):
         if self.eof_sent:
             self._sent_all()
         else:
-            self._restart_timer(CLOSE_TIMEOUT)
+            self._tunnel.set_deadline(self.number, CLOSE_TIMEOUT)
             self._tunnel.has_data(self)
 
     def abort(self) -> None:
@@ -193,9 +192,6 @@ class TunnelStream(Bounded):
     def lose(self, error: CloudtaserError | None) -> None:
         """The stream is over; the protocol hears it on the next turn of the loop."""
         self.gone = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         self._held.clear()
         self._pending.clear()
         self._pending_size = 0
@@ -207,13 +203,15 @@ class TunnelStream(Bounded):
 
     def _resume(self) -> None:
         self._resuming = False
-        with self._tunnel.guard(self):
-            while self._held and not (self._paused or self._closing or self.gone):
-                data = self._held.pop(0)
-                self._protocol.data_received(data)
-                self._tunnel.consumed(self, len(data))
-            if self.eof_received and not (self._held or self._paused or self._closing or self.gone):
-                self._tell_eof()
+        self._tunnel.guard(self, self._deliver_held)
+
+    def _deliver_held(self) -> None:
+        while self._held and not (self._paused or self._closing or self.gone):
+            data = self._held.pop(0)
+            self._protocol.data_received(data)
+            self._tunnel.consumed(self, len(data))
+        if self.eof_received and not (self._held or self._paused or self._closing or self.gone):
+            self._tell_eof()
 
     def _tell_eof(self) -> None:
         if not self._protocol.eof_received():
@@ -230,13 +228,4 @@ class TunnelStream(Bounded):
         if self.eof_received:
             self._tunnel.finish_if_ended(self)
         else:
-            self._restart_timer(LINGER)
-
-    def _restart_timer(self, delay: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._loop.call_later(delay, self._too_late)
-
-    def _too_late(self) -> None:
-        self._timer = None
-        self._tunnel.reset(self, clean=self.eof_sent)
+            self._tunnel.set_deadline(self.number, LINGER)

@@ -8,9 +8,8 @@ write, each stream gets at most 32 KiB in a round, pings tell whether the peer l
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final, cast
 
 from cloudtaser.errors import CloudtaserError, ProtocolError, UnavailableError
@@ -27,18 +26,9 @@ MAX_STREAMS: Final = 4096
 
 _QUANTUM: Final = 32 * 1024
 _BATCH: Final = 128 * 1024
+_SWEEP: Final = 1.0
 
 Accept = Callable[[Opening, TunnelStream], asyncio.Protocol | None]
-
-
-class _Arriving:
-    """A stream of the peer's whose first line is not whole yet."""
-
-    __slots__ = ("deadline", "reader")
-
-    def __init__(self, deadline: float) -> None:
-        self.deadline = deadline
-        self.reader = OpeningReader()
 
 
 class Tunnel(asyncio.Protocol):
@@ -70,7 +60,8 @@ class Tunnel(asyncio.Protocol):
         self._on_draining = on_draining
         self._transport: asyncio.Transport = NOWHERE
         self._streams: dict[int, TunnelStream] = {}
-        self._arriving: dict[int, _Arriving] = {}
+        self._arriving: dict[int, OpeningReader] = {}  # the peer's, whose first line is not whole yet
+        self._deadlines: dict[int, float] = {}  # of streams that are arriving or closing
         self._ready: deque[TunnelStream] = deque()
         self._full = False
         self._flushing = False
@@ -161,10 +152,7 @@ class Tunnel(asyncio.Protocol):
                 if stream is None:
                     self._arrived(event.id, event.data)
                 else:
-                    try:  # as `guard`, which would cost a generator for each frame
-                        stream.receive(event.data)
-                    except Exception as fault:  # noqa: BLE001  # told to the loop
-                        self._fault(stream, fault)
+                    self.guard(stream, stream.receive, event.data)
             else:
                 self._handle(event)
             if self._over:
@@ -215,47 +203,48 @@ class Tunnel(asyncio.Protocol):
         self._flush_soon()
         self._forget(stream, None if clean else UnavailableError("the stream was aborted"))
 
-    @contextlib.contextmanager
-    def guard(self, stream: TunnelStream) -> Iterator[None]:
-        """A fault in what lies on a stream ends that stream, not the tunnel."""
+    def guard(self, stream: TunnelStream, action: Callable[..., None], *arguments: object) -> None:
+        """Do it; a fault in what lies on a stream ends that stream, not the tunnel."""
         try:
-            yield
+            action(*arguments)
         except Exception as fault:  # noqa: BLE001  # told to the loop
             self._fault(stream, fault)
+
+    def set_deadline(self, number: int, seconds: float) -> None:
+        """Reset the stream unless it has arrived, or ended, by then (give or take a second)."""
+        self._deadlines[number] = self.loop.time() + seconds
+        if self._sweep_timer is None:
+            self._sweep_timer = self.loop.call_later(min(seconds, _SWEEP), self._sweep)
 
     # -- events ---------------------------------------------------------------------------------------------
 
     def _handle(self, event: yamux.Event) -> None:
-        match event:
-            case yamux.StreamOpened(number):
-                self._arriving[number] = _Arriving(self.loop.time() + self._opening_timeout)
-                if self._sweep_timer is None:
-                    self._sweep_timer = self.loop.call_later(self._opening_timeout, self._sweep)
-            case yamux.HalfClosed(number):
-                self._half_closed(number)
-            case yamux.Reset(number):
-                self._arriving.pop(number, None)
-                stream = self._streams.get(number)
-                if stream is not None:
-                    self._forget(stream, StreamResetError("the peer reset the stream"))
-            case yamux.WindowGrew(number):
-                stream = self._streams.get(number)
-                if stream is not None:
-                    self.has_data(stream)
-            case yamux.Pong(nonce):
-                sent = self._pings.pop(nonce, None)
-                if sent is not None:
-                    self.round_trip = self.loop.time() - sent
-            case yamux.GoAway(code):
-                self._peer_goes(code)
+        # isinstance, not match: this is the hot path, and a class pattern costs several times as much
+        if isinstance(event, yamux.StreamOpened):
+            self._arriving[event.id] = OpeningReader()
+            self.set_deadline(event.id, self._opening_timeout)
+        elif isinstance(event, yamux.HalfClosed):
+            self._half_closed(event.id)
+        elif isinstance(event, yamux.WindowGrew):
+            stream = self._streams.get(event.id)
+            if stream is not None:
+                self.has_data(stream)
+        elif isinstance(event, yamux.Reset):
+            self._was_reset(event.id)
+        elif isinstance(event, yamux.Pong):
+            sent = self._pings.pop(event.nonce, None)
+            if sent is not None:
+                self.round_trip = self.loop.time() - sent
+        elif isinstance(event, yamux.GoAway):
+            self._peer_goes(event.code)
 
     def _arrived(self, number: int, data: bytes) -> None:
         """Bytes of a stream that has no protocol yet: its opening, and perhaps more."""
-        arriving = self._arriving.get(number)
-        if arriving is None:
+        reader = self._arriving.get(number)
+        if reader is None:
             return
         try:
-            result = arriving.reader.receive(data)
+            result = reader.receive(data)
         except ProtocolError:
             self._refuse(number)
             return
@@ -264,20 +253,23 @@ class Tunnel(asyncio.Protocol):
             return
         opening, rest = result
         self._session.consumed(number, len(data) - len(rest))
-        del self._arriving[number]
         stream = TunnelStream(self, number, opening)
-        with self.guard(stream):
+        self.guard(stream, self._start, stream, rest)
+
+    def _start(self, stream: TunnelStream, rest: bytes) -> None:
+        try:
+            protocol = self._accept(stream.opening, stream)
+        except CloudtaserError:
             protocol = None
-            with contextlib.suppress(CloudtaserError):
-                protocol = self._accept(opening, stream)
-            if protocol is None:
-                stream.gone = True
-                self._refuse(number)
-                return
-            self._streams[number] = stream
-            stream.start(protocol)
-            if rest:
-                stream.receive(rest)
+        if protocol is None:
+            stream.gone = True
+            self._refuse(stream.number)
+            return
+        del self._arriving[stream.number], self._deadlines[stream.number]
+        self._streams[stream.number] = stream
+        stream.start(protocol)
+        if rest:
+            stream.receive(rest)
 
     def _half_closed(self, number: int) -> None:
         stream = self._streams.get(number)
@@ -285,11 +277,19 @@ class Tunnel(asyncio.Protocol):
             if number in self._arriving:
                 self._refuse(number)
         else:
-            with self.guard(stream):
-                stream.receive_eof()
+            self.guard(stream, stream.receive_eof)
+
+    def _was_reset(self, number: int) -> None:
+        stream = self._streams.get(number)
+        if stream is not None:
+            self._forget(stream, StreamResetError("the peer reset the stream"))
+        elif self._arriving.pop(number, None) is not None:
+            self._deadlines.pop(number, None)
+            self._close_if_drained()
 
     def _refuse(self, number: int) -> None:
         self._arriving.pop(number, None)
+        self._deadlines.pop(number, None)
         self._session.reset(number)
         self._flush_soon()
         self._close_if_drained()
@@ -310,12 +310,14 @@ class Tunnel(asyncio.Protocol):
             context = {"message": "a tunnel stream's protocol failed", "exception": fault}
             self.loop.call_exception_handler(context)
         if not stream.gone:
+            self._arriving.pop(stream.number, None)
             self._session.reset(stream.number)
             self._flush_soon()
             self._forget(stream, error or UnavailableError("the stream failed here"))
 
     def _forget(self, stream: TunnelStream, error: CloudtaserError | None) -> None:
         self._streams.pop(stream.number, None)
+        self._deadlines.pop(stream.number, None)
         stream.lose(error)
         self._close_if_drained()
 
@@ -342,8 +344,10 @@ class Tunnel(asyncio.Protocol):
             stream.queued = False
             if stream.gone:
                 continue
-            with self.guard(stream):
+            try:
                 batch += self._send_from(stream)
+            except Exception as fault:  # noqa: BLE001  # as `guard`
+                self._fault(stream, fault)
             if batch >= _BATCH:
                 batch = 0
                 self._transport.write(self._session.data_to_send())
@@ -383,14 +387,18 @@ class Tunnel(asyncio.Protocol):
         self._ping_timer = self.loop.call_later(self._ping_interval, self._ping)
 
     def _sweep(self) -> None:
-        """Reset the streams that took too long to say what they are for."""
+        """Reset the streams that took too long to say what they are for, or to end."""
         self._sweep_timer = None
         now = self.loop.time()
-        for number in [number for number, arriving in self._arriving.items() if arriving.deadline <= now]:
-            self._refuse(number)
-        if self._arriving and not self._over:
-            first = min(arriving.deadline for arriving in self._arriving.values())
-            self._sweep_timer = self.loop.call_later(max(first - now, 0.01), self._sweep)
+        for number in [number for number, deadline in self._deadlines.items() if deadline <= now]:
+            stream = self._streams.get(number)
+            if stream is None:
+                self._refuse(number)
+            else:
+                self.reset(stream, clean=stream.eof_sent)
+        if self._deadlines and not self._over:
+            first = min(self._deadlines.values()) - now
+            self._sweep_timer = self.loop.call_later(min(max(first, 0.01), _SWEEP), self._sweep)
 
     # -- the end --------------------------------------------------------------------------------------------
 
@@ -410,6 +418,7 @@ class Tunnel(asyncio.Protocol):
         why = error or UnavailableError("the tunnel was closed")
         streams, self._streams = self._streams, {}
         self._arriving.clear()
+        self._deadlines.clear()
         self._ready.clear()
         for stream in streams.values():
             stream.lose(why)
