@@ -1,9 +1,9 @@
 """The `control` stream: JSON lines between broker and bridge, about themselves and nothing secret.
 
 Used by `tunnels`, one for each tunnel at most. Each side may say `{"type":"version","version":…}` first; a
-broker may ask `{"type":"health"}`, which is answered in kind, and hint with `{"type":"keys"}` that its
-cluster's signing keys changed. Unknown types are ignored, so that either side may be newer. Lines are short
-and few: whoever sends more is cut off.
+broker may ask `{"type":"health"}`, which is answered in kind, hint with `{"type":"keys"}` that its cluster's
+signing keys changed, and say with `{"type":"parked"}` that it waits for a further bridge. Unknown types are
+ignored, so that either side may be newer. Lines are short and few: whoever sends more is cut off.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ class Control(asyncio.Protocol):
         self._lines = 0
         self._since = self._loop.time()
         self.broker_version = ""
+        self.parked_at = float("-inf")
+        """When the broker last said that it is parked; the loop's clock."""
         self._full = False
         self.closed = False
 
@@ -80,6 +82,8 @@ class Control(asyncio.Protocol):
                 self._say({"type": "health", **self._health()})
             case {"type": "keys"}:
                 self._on_hint()
+            case {"type": "parked"}:
+                self.parked_at = self._loop.time()
             case {"type": "version", "version": str(version)}:
                 self.broker_version = version[:64]
             case _:

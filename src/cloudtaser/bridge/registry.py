@@ -152,8 +152,8 @@ class Registry:
                 await self._drop(fingerprint)
                 found = None
             if found is None:
-                _log.info("cluster registered", cluster=short_fingerprint(fingerprint))
                 station = self._open_station(snapshot)
+                _log.info("cluster registered", cluster=short_fingerprint(fingerprint))
             else:
                 station = found[0]
             self._stations[fingerprint] = (station, snapshot)

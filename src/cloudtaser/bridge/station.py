@@ -24,11 +24,12 @@ from cloudtaser.bridge.csr import CertificateRequest
 from cloudtaser.bridge.identity import Certificates
 from cloudtaser.bridge.keys import KeyKeeper
 from cloudtaser.bridge.parker import Guest, Parker
+from cloudtaser.bridge.parking import LONELY_AFTER
 from cloudtaser.bridge.reception import ComingBack, FirstTime
 from cloudtaser.bridge.registry import Room, Snapshot
 from cloudtaser.bridge.tokens import KeySet
 from cloudtaser.bridge.tunnels import Tunnels
-from cloudtaser.errors import CloudtaserError, ProtocolError
+from cloudtaser.errors import CloudtaserError, ProtocolError, UnavailableError
 from cloudtaser.net.dial import Address
 from cloudtaser.net.log import get_logger
 from cloudtaser.openbao import pki
@@ -92,6 +93,7 @@ class Station:
         self._left: list[Parker] = []
         self._background = Background("bridge.station")
         self._initialized_here = float("-inf")
+        self._draining = False
         self._keys = KeyKeeper(
             self.cluster,
             shared.client,
@@ -148,10 +150,12 @@ class Station:
             await self._keys.attend()
         finally:
             self._enter(rooms)
+        self._mention_loneliness()
 
     async def close(self) -> None:
         """Leave all rooms and close all tunnels at once."""
         self._on_close()
+        self._draining = True
         self._enter(frozenset())
         await asyncio.gather(*(parker.close() for parker in self._left))
         await self.tunnels.close()
@@ -162,6 +166,7 @@ class Station:
 
     async def drain(self) -> None:
         """Leave all rooms, and return when the last stream of the last tunnel has ended."""
+        self._draining = True
         self._enter(frozenset())
         await self.tunnels.drain()
 
@@ -192,6 +197,9 @@ class Station:
     # Rooms
 
     def _enter(self, rooms: frozenset[Room]) -> None:
+        """Be in these rooms and no others; in none while ending, whatever a poll under way still says."""
+        if self._draining:
+            rooms = frozenset()
         self._left = [parker for parker in self._left if parker.busy]
         for room in [room for room in self._parkers if room not in rooms]:
             parker = self._parkers.pop(room)
@@ -217,6 +225,16 @@ class Station:
             on_failed=lambda error: self._failed(room.value, error),
         )
 
+    def _mention_loneliness(self) -> None:
+        parker = self._parkers.get(Room.OPERATIONAL)
+        alone = parker.lonely_for() if parker is not None else None
+        if alone is not None and self.tunnels.parked_within(LONELY_AFTER):
+            error = UnavailableError(
+                f"parked for {alone:.0f} s while the broker is parked too",
+                fix="balance the beacons by SNI route key (--beacon-address '*.host:port'), or list each",
+            )
+            self._shared.failed("meeting", self.cluster.fp8, Room.OPERATIONAL.value, error)
+
     def _coming_back(self, broker: str | None) -> ComingBack:
         room = self._rooms[Room.RETURN]
         return ComingBack(self.cluster.fingerprint, room, self._responder, self._certificates.proof, broker)
@@ -238,8 +256,7 @@ class Station:
         try:
             await self._keys.attend()
         finally:
-            if self._parkers:  # not closed meanwhile
-                self._enter(frozenset(Room))
+            self._enter(frozenset(Room))
 
     async def _certify(self, csr: CertificateRequest, broker: str) -> Signed:
         issued = await pki.sign(

@@ -86,6 +86,11 @@ class Tunnels:
         """Open streams of all tunnels."""
         return sum(link.tunnel.active for link in self._links)
 
+    def parked_within(self, seconds: float) -> bool:
+        """Whether a broker said within the last `seconds` that it is parked in the operational room."""
+        since = asyncio.get_running_loop().time() - seconds
+        return any(link.control is not None and link.control.parked_at >= since for link in self._links)
+
     def pick(self) -> Tunnel | None:
         """The tunnel with the fewest streams that takes new ones; None without any."""
         usable = [link.tunnel for link in self._links if not link.tunnel.draining]

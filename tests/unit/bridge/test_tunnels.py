@@ -229,6 +229,10 @@ async def test_the_control_stream_tells_versions_and_answers_how_it_is(house: Ho
         control.transport.write(b'{"type":"keys"}\n{"type":"of the future"}\n{"type":"health"}\n')
         assert await control.line() == {"type": "health", "logins_open": True}
         assert house.hints == 1
+        assert not house.tunnels.parked_within(60)
+        control.transport.write(b'{"type":"parked"}\n{"type":"health"}\n')
+        assert (await control.line())["type"] == "health"
+        assert house.tunnels.parked_within(60)
         assert await broker.open(Kind.CONTROL).lost is not None  # one is enough
 
 
