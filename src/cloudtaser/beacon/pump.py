@@ -59,7 +59,10 @@ class Pump:
         """Send bytes of the beacon's own to a party."""
         if link.state >= State.LEAVING:
             return
-        link.tls.write(data)
+        try:
+            link.tls.write(data)
+        except ssl.SSLError:
+            self._lost(link, "broken")
         self._flush(link)
 
     def join(self, one: Link, other: Link) -> None:
@@ -89,7 +92,9 @@ class Pump:
         if link.state >= State.LEAVING:
             return
         if farewell:
-            link.tls.write(farewell)
+            self.say(link, farewell)
+        if link.state is State.CLOSED:
+            return
         link.state = State.LEAVING
         link.peer = None
         self._read(link)  # to notice when the other side has it all and closes
@@ -147,6 +152,8 @@ class Pump:
             elif state is State.HANDSHAKING:
                 self._incoming.write(self._wire[:size])
                 self._handshake(link)
+            if self._incoming.pending:
+                raise RuntimeError("bytes of one connection are left where another's will be")
         except Exception as error:  # noqa: BLE001  one link's fault must not become a busy loop for all
             self._discard()
             self._listener.failed(link, error)
