@@ -193,6 +193,7 @@ class OpenBaoServer(LocalServer):
         return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=5, context=context)
 
     def _hcl(self) -> str:
+        # OpenBao's own bound of 1000 strings in a request is too small for a secret of 500 fields.
         # Without performance_multiplier = 1 a single node waits ten seconds for its own election. The root
         # token is made by declarative self-initialisation, under an id that only the environment carries.
         return f"""
@@ -205,6 +206,7 @@ listener "tcp" {{
   address = "127.0.0.1:{self.port}"
   tls_cert_file = {json.dumps(str(self._certificate))}
   tls_key_file = {json.dumps(str(self._key))}
+  max_request_json_strings = 4096
 }}
 api_addr = "{self.address}"
 cluster_addr = "https://127.0.0.1:{self.cluster_port}"
