@@ -415,6 +415,9 @@ def test_the_token_is_given_back_at_the_end(vault: Vault) -> None:
     assert vault.tokens() == set()
     run("--", "true", settings=settings | {"CLOUDTASER_REVOKE_ON_EXIT": "false"}, check_code=0)
     assert len(vault.tokens()) == 1
+    vault.revoke_all()
+    run("--", "true", settings=vault.settings("secret/data/not-there"), check_code=78)
+    assert vault.tokens() == set()
 
 
 def test_a_killed_wrapper_leaves_an_application_that_runs_on(vault: Vault) -> None:

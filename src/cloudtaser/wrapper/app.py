@@ -100,9 +100,19 @@ def _supervise(
     if settings.endpoint is None:
         supervisor.deliver(NOTHING)
         return _code(loop.run(supervising))
+    _warn_of_references(environ, log)
     from cloudtaser.wrapper.fetching import supervise_with_secrets
 
     return _code(supervise_with_secrets(settings, settings.endpoint, loop, supervisor, supervising, log))
+
+
+def _warn_of_references(environ: dict[bytes, bytes], log: Log) -> None:
+    """Bank-Vaults' `vault:PATH#FIELD` as a value is for a later version: not passed on in silence."""
+    for name, value in environ.items():
+        if value.startswith(b"vault:") and b"#" in value:
+            log.warning(
+                "a vault: reference is not resolved by this version", variable=name.decode("utf-8", "replace")
+            )
 
 
 def _code(result: object) -> int:

@@ -23,8 +23,10 @@ def supervise_with_secrets(
         await session.watch(supervisor.deliver)
 
     life = loop.spawn(living())
-    code = loop.run(supervising, life)
-    life.cancel()
-    if config.revoke_on_exit and session.has_token_to_revoke:
-        loop.run(loop.spawn(session.revoke()), loop.spawn(supervisor.wait_for_impatience()))
-    return code
+    try:
+        return loop.run(supervising, life)
+    finally:
+        life.cancel()
+        if config.revoke_on_exit and session.has_token_to_revoke:
+            supervising.cancel()
+            loop.run(loop.spawn(session.revoke()), loop.spawn(supervisor.wait_for_impatience()))
