@@ -1,311 +1,42 @@
-"""cloudtaser-bridge: puts the parts together, runs them until a signal, and ends them in order.
+"""cloudtaser-bridge, also installed as vault-bridge: reads its settings and runs, or prints how it is.
 
-`main` is the entry of `cloudtaser-bridge` and `vault-bridge`.
+`main` is the entry of both names. What a bridge is made of is imported only to run one: probes ask for the
+status often.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 import sys
-import time
-from typing import Any, Final
+from typing import Final
 
-from cloudtaser.bridge import config as settings
-from cloudtaser.bridge.audit import Audit
-from cloudtaser.bridge.background import Background
-from cloudtaser.bridge.cluster import Cluster
-from cloudtaser.bridge.config import Config, StatusRequest
-from cloudtaser.bridge.heartbeat import Heartbeat
-from cloudtaser.bridge.limits import Limits
-from cloudtaser.bridge.metrics import Metrics
-from cloudtaser.bridge.registry import Registry, Snapshot
-from cloudtaser.bridge.session import Services, pod_protocol
-from cloudtaser.bridge.station import Shared, Station
-from cloudtaser.bridge.status import StatusSocket, ask
-from cloudtaser.bridge.tally import Line, Tally
-from cloudtaser.bridge.upstream import Upstream
-from cloudtaser.errors import CloudtaserError, NotAuthorisedError
-from cloudtaser.net import log
-from cloudtaser.net.dial import Address
-from cloudtaser.net.probes import Probes
-from cloudtaser.net.serve import run
-from cloudtaser.net.tls import beacon_client
-from cloudtaser.openbao.client import OpenBao
-from cloudtaser.openbao.layout import Layout
-from cloudtaser.openbao.login import TokenFile, TokenKeeper, TokenValue
-from cloudtaser.openbao.records import BridgeRecord, Records, instant
-from cloudtaser.secret import Secret
-from cloudtaser.version import VERSION
+from cloudtaser.bridge.config import StatusRequest, parse
+from cloudtaser.bridge.status import ask
+from cloudtaser.errors import CloudtaserError
 
 PROGRAM: Final = "cloudtaser-bridge"
-READY_FOR: Final = 30.0
-"""Seconds after the last good poll, beside three intervals, for which the bridge calls itself ready."""
-START_RETRY: Final = 2.0
-"""Seconds between attempts to reach OpenBao at start."""
-REPORT_EVERY: Final = 10.0
-"""Seconds between looks for failures that are due to be mentioned."""
-
-_log = log.get_logger("bridge")
 
 
 def main() -> int:
     """Run the program and return its exit status."""
     try:
-        parsed = settings.parse(sys.argv[1:])
+        parsed = parse(sys.argv[1:])
         if isinstance(parsed, StatusRequest):
-            return _print_status(parsed)
-        log.configure(parsed.log_level, PROGRAM)
+            return print_status(parsed)
     except CloudtaserError as error:
         print(f"{PROGRAM}: {error.diagnostic()}", file=sys.stderr)
         return error.exit_code
+
+    from cloudtaser.bridge.service import Bridge
+    from cloudtaser.net.log import configure
+    from cloudtaser.net.serve import run
+
+    configure(parsed.log_level, PROGRAM)
     return run(lambda stop: Bridge(parsed).run(stop))
 
 
-def _print_status(request: StatusRequest) -> int:
+def print_status(request: StatusRequest) -> int:
+    """Print the status document; 0 when the bridge is ready, else 1."""
     status = ask(request.status_socket)
     print(json.dumps(status, indent=2))
     return 0 if status.get("ready") is True else 1
-
-
-class Bridge:
-    """One bridge process."""
-
-    def __init__(self, config: Config) -> None:
-        self._config = config
-        self._started = time.time()
-        self._client = OpenBao(config.vault_addr, ca_file=config.vault_ca_cert)
-        source = TokenFile(config.vault_token_file) if config.vault_token_file else None
-        self._keeper = TokenKeeper(
-            self._client,
-            source or TokenValue(config.vault_token or Secret(b"")),
-            on_trouble=self._token_trouble,
-        )
-        self._records = Records(self._client, Layout())
-        self._upstream = Upstream(config.vault_addr, ca_file=config.vault_ca_cert)
-        self._audit = Audit(AuditLines())
-        self._services = Services(
-            upstream=self._upstream,
-            audit=self._audit,
-            limits=Limits(),
-            refetch_keys=self._refetch_keys,
-            reviewer_token=self._reviewer_token,
-            now=time.time,
-        )
-        self._metrics = Metrics(self.status)
-        self._tally = Tally()
-        self._stations: dict[str, Station] = {}
-        self._beacons_down: set[str] = set()
-        self._shared = Shared(
-            client=self._client,
-            records=self._records,
-            bridge_id=config.bridge_id,
-            beacons=config.beacon_addresses,
-            beacon_context=beacon_client(config.beacon_ca, config.beacon_insecure),
-            certificate_ttl=config.certificate_ttl,
-            now=time.time,
-            serve=lambda cluster, opening: pod_protocol(cluster, opening, self._services),
-            failed=self._failed,
-            reachable=self._reachable,
-            keys_changed=self._keys_changed,
-        )
-        self._registry = Registry(
-            self._records, self._open_station, now=time.time, interval=config.poll_interval
-        )
-        self._heartbeat = Heartbeat(
-            self._records, self._sign_of_life, lambda error: self._failed("heartbeat", "", "", error)
-        )
-        self._background = Background("bridge")
-
-    async def run(self, stop: asyncio.Event) -> int:
-        """Serve until `stop`, then drain. Returns the exit status."""
-        config = self._config
-        if config.beacon_insecure:
-            _log.warning(
-                "the beacon's certificate is not checked: whoever poses as it sees the rooms' hashes"
-            )
-        status = StatusSocket(config.status_socket, self.status)
-        await status.start()
-        probes = Probes(ready=self._is_ready, registry=self._metrics.registry)
-        try:
-            if config.metrics_addr is not None:
-                await probes.listen(config.metrics_addr.host, config.metrics_addr.port)
-            if await self._log_in(stop):
-                _log.info("started", version=VERSION, id=config.bridge_id, openbao=config.vault_addr)
-                for work in (self._keeper.run, self._registry.run, self._heartbeat.run, self._report):
-                    self._background.start(work(stop))
-                await stop.wait()
-                await self._drain()
-        finally:
-            await self._background.close()
-            await self._registry.close()
-            await self._upstream.close()
-            await probes.close()
-            await status.close()
-            await self._client.close()
-        _log.info("stopped")
-        return 0
-
-    def status(self) -> dict[str, Any]:
-        """The status document."""
-        return {
-            "id": self._config.bridge_id,
-            "version": VERSION,
-            "ready": self._is_ready(),
-            "started_at": instant(self._started),
-            "polled_at": instant(self._registry.polled_at) if self._registry.polled_at else "",
-            "beacons": {
-                str(beacon): str(beacon) not in self._beacons_down for beacon in self._config.beacon_addresses
-            },
-            "failures": self._tally.total,
-            "audit_lines": self._audit.written,
-            "clusters": [station.status() for _, station in sorted(self._stations.items())],
-        }
-
-    # Starting and stopping
-
-    async def _log_in(self, stop: asyncio.Event) -> bool:
-        """Wait until OpenBao takes the token, a new one if need be; False when stopped before."""
-        said = ""
-        while not stop.is_set():
-            try:
-                await self._keeper.start()
-                await Layout.detect(self._client)
-            except CloudtaserError as error:
-                if error.diagnostic() != said:
-                    said = error.diagnostic()
-                    _log.warning("waiting for OpenBao", reason=said)
-            else:
-                return True
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(START_RETRY):
-                    await stop.wait()
-        return False
-
-    async def _drain(self) -> None:
-        _log.info("draining", seconds=self._config.drain, streams=self._streams())
-        stations = list(self._stations.values())
-        try:
-            async with asyncio.timeout(self._config.drain):
-                await asyncio.gather(*(station.drain() for station in stations))
-        except TimeoutError:
-            _log.warning("the drain is over; streams are cut", streams=self._streams())
-
-    def _streams(self) -> int:
-        return sum(station.tunnels.streams for station in self._stations.values())
-
-    # What stations ask for
-
-    def _open_station(self, snapshot: Snapshot) -> Station:
-        fingerprint = snapshot.registered.fingerprint
-        station = Station(self._shared, snapshot, on_close=lambda: self._station_closed(fingerprint))
-        self._stations[fingerprint] = station
-        return station
-
-    def _station_closed(self, fingerprint: str) -> None:
-        self._stations.pop(fingerprint, None)
-        self._services.holders.forget_cluster(fingerprint)
-
-    async def _refetch_keys(self, cluster: Cluster) -> None:
-        station = self._stations.get(cluster.fingerprint)
-        if station is not None:
-            await station.refetch_keys()
-
-    def _reviewer_token(self, cluster: Cluster, token: Secret) -> None:
-        station = self._stations.get(cluster.fingerprint)
-        if station is not None:
-            station.take_reviewer_token(token)
-
-    def _keys_changed(self, cluster: Cluster, event: str) -> None:
-        refused = event == "keys_pending"
-        _log.warning("the cluster's signing keys changed", cluster=cluster.fp8, accepted=not refused)
-        self._audit.write(
-            now=time.time(),
-            cluster=cluster.fingerprint,
-            id="",
-            peer="",
-            namespace="",
-            serviceaccount="",
-            pod="",
-            method="GET",
-            path="/openid/v1/jwks",
-            verdict="refused" if refused else "allowed",
-            status=200,
-            milliseconds=0.0,
-            reason=event,
-        )
-
-    # Failures
-
-    def _failed(self, what: str, whom: str, where: str, error: CloudtaserError) -> None:
-        self._metrics.failures.labels(what, where).inc()
-        if what == "beacon":
-            self._beacons_down.add(whom)
-        line = self._tally.add((what, whom, where), error.diagnostic(), time.monotonic())
-        if line is not None:
-            _mention(line)
-
-    def _reachable(self, beacon: Address) -> None:
-        if str(beacon) in self._beacons_down:
-            self._beacons_down.discard(str(beacon))
-            _log.info("beacon reached again", beacon=str(beacon))
-
-    async def _report(self, stop: asyncio.Event) -> None:
-        while not stop.is_set():
-            for line in self._tally.due(time.monotonic()):
-                _mention(line)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(REPORT_EVERY):
-                    await stop.wait()
-
-    def _token_trouble(self, error: CloudtaserError) -> None:
-        lost = isinstance(error, NotAuthorisedError)
-        self._failed("token lost" if lost else "token renewal", "", "", error)
-
-    # About itself
-
-    def _is_ready(self) -> bool:
-        age = time.time() - self._registry.polled_at
-        return age < 3 * self._config.poll_interval + READY_FOR
-
-    def _sign_of_life(self) -> BridgeRecord:
-        return BridgeRecord(
-            id=self._config.bridge_id,
-            version=VERSION,
-            seen_at=instant(time.time()),
-            started_at=instant(self._started),
-            clusters=len(self._stations),
-            tunnels=sum(len(station.tunnels) for station in self._stations.values()),
-        )
-
-
-class AuditLines:
-    """Writes audit lines to standard output, those of one turn of the loop together."""
-
-    def __init__(self) -> None:
-        self._lines: list[bytes] = []
-        self._broken = False
-
-    def __call__(self, line: bytes) -> None:
-        """Take one line."""
-        if not self._lines:
-            asyncio.get_running_loop().call_soon(self._flush)
-        self._lines.append(line)
-
-    def _flush(self) -> None:
-        data = b"\n".join(self._lines) + b"\n"
-        self._lines.clear()
-        try:
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
-        except (OSError, ValueError) as error:
-            if not self._broken:
-                self._broken = True
-                _log.error("the audit cannot be written", reason=type(error).__name__)
-
-
-def _mention(line: Line) -> None:
-    what, whom, where = line.key
-    fields = {"whom": whom, "where": where, "count": line.count, "reason": line.reason}
-    _log.warning(f"{what} failed", **{name: value for name, value in fields.items() if value})

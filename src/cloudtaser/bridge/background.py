@@ -1,6 +1,6 @@
 """Tasks that nobody waits for: held so that they are not lost, reported when they fail unexpectedly, ended.
 
-Used by `parker`, `tunnels`, `keys` and `app`. Expected failures are the task's own to handle.
+Used by `parker`, `tunnels`, `keys` and `service`. Expected failures are the task's own to handle.
 """
 
 from __future__ import annotations

@@ -18,7 +18,6 @@ from typing import Final, NoReturn, TypeVar
 
 from cloudtaser.errors import ConfigError
 from cloudtaser.net.dial import Address
-from cloudtaser.openbao.client import check_address, is_loopback
 from cloudtaser.secret import Secret
 from cloudtaser.version import VERSION
 
@@ -75,7 +74,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
             "no OpenBao token", on="--vault-token-file or VAULT_TOKEN", fix="`source bridge-token` makes one"
         )
     return Config(
-        vault_addr=values.required("vault-addr", check_address, "URL of OpenBao, as https://127.0.0.1:8200"),
+        vault_addr=values.required("vault-addr", _vault_addr, "URL of OpenBao, as https://127.0.0.1:8200"),
         vault_ca_cert=values.optional("vault-ca-cert", _readable),
         vault_token=None if token_file else Secret(token.strip()),
         vault_token_file=token_file,
@@ -191,7 +190,15 @@ def _readable(text: str) -> str:
     return text
 
 
+def _vault_addr(text: str) -> str:
+    from cloudtaser.openbao.client import check_address  # brings an HTTP client, which `status` does without
+
+    return check_address(text)
+
+
 def _metrics_addr(text: str) -> Address:
+    from cloudtaser.openbao.client import is_loopback
+
     address = Address.parse(text)
     if not is_loopback(address.host):
         raise ConfigError(f"{address.host} is not loopback", fix="as 127.0.0.1:9091")

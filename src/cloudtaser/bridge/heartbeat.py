@@ -1,6 +1,6 @@
 """This bridge's sign of life in OpenBao, for `source status`: at most once a minute.
 
-Run by `app`. A failed write is retried with the next beat and never stops anything.
+Run by `service`. A failed write is retried with the next beat and never stops anything.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How the bridge is, on a Unix socket: whoever connects gets one JSON document and the end.
 
-Served by `app`; read by `cloudtaser-bridge status` and by exec probes. There is no request, so nothing
+Served by `service`; read by `cloudtaser-bridge status` and by exec probes. There is no request, so nothing
 is parsed. The socket belongs to the user of the bridge alone.
 """
 
