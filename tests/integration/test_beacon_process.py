@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from cloudtaser.beacon.limits import raise_descriptor_limit
+from cloudtaser.wire.rendezvous import Hello
 from tests.integration.beacon_peer import (
     BRIDGE,
     BROKER,
@@ -89,6 +90,61 @@ async def test_2000_idle_parties_take_little_memory(tmp_path: Path) -> None:
         assert await metric(program.metrics_address, 'parked{role="bridge"}') == 2000
         each = (program.resident - before) / 1950
         assert each < 20 * 1024, f"{each / 1024:.1f} KiB a parked party"
+
+
+async def pour_for_ever(source: Peer) -> None:
+    while True:
+        await source.send(bytes(16_384))
+
+
+async def test_those_who_only_wait_cost_no_processor_time(tmp_path: Path) -> None:
+    """Half-closed, blocked, cut off, turned away: nothing of that may spin."""
+    async with await Program.start(tmp_path, "--linger", "1h") as program:
+        half_closed, _ = await pair(program.address)
+        await half_closed.half_close()
+        cut_off, _ = await pair(program.address)
+        cut_off.sock.shutdown(socket.SHUT_WR)
+        blocked, _ = await pair(program.address)
+        full = asyncio.create_task(pour_for_ever(blocked))
+        while await metric(program.metrics_address, 'limit_hits_total{limit="buffer"}') == 0:
+            pass  # asking takes its time
+        bad = await Peer.connect(program.address)
+        await bad.send(b"garbage")
+        assert await bad.rest() == b"H\0\0"
+        before = program.cpu
+        await asyncio.sleep(1)
+        assert program.cpu - before < 0.2
+        full.cancel()
+
+
+async def test_a_key_update_in_the_middle_is_answered(tmp_path: Path) -> None:
+    async with await Program.start(tmp_path) as program:
+        bridge = await Peer.visit(program.address, BRIDGE, ROOM)
+        assert await bridge.exactly(1) == b"W"
+        where = f"{program.address[0]}:{program.address[1]}"
+        client = await asyncio.create_subprocess_exec(
+            *("openssl", "s_client", "-connect", where, "-tls1_3", "-no_ign_eof"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        assert client.stdin is not None
+        assert client.stdout is not None
+        assert client.stderr is not None
+        client.stdin.write(Hello(BROKER, ROOM).encode())
+        assert await bridge.exactly(1) == b"M"
+        for line in (b"one\n", b"two\n", b"three\n"):
+            client.stdin.write(b"K\n")  # asks both sides for new keys
+            async with asyncio.timeout(10):
+                await client.stderr.readuntil(b"KEYUPDATE")
+            client.stdin.write(line)
+            assert await bridge.exactly(len(line)) == line
+            await bridge.send(b"answer to " + line)
+            async with asyncio.timeout(10):
+                await client.stdout.readuntil(b"answer to " + line)
+        client.stdin.close()
+        client.kill()
+        await client.wait()
 
 
 async def chat(bridge: Peer, broker: Peer, stop: asyncio.Event) -> int:
