@@ -9,7 +9,6 @@ import time
 from dataclasses import dataclass
 
 from cloudtaser.errors import CloudtaserError, NotAuthorisedError
-from cloudtaser.openbao.authorities import describe
 from cloudtaser.openbao.client import OpenBao
 from cloudtaser.openbao.errors import NotFoundError
 from cloudtaser.openbao.layout import Layout
@@ -103,5 +102,5 @@ async def _state(records: Records, recorded: Registered, now: float) -> ClusterS
         state="suspended" if recorded.suspended else state,
         registered_at=recorded.created_at,
         initialized_at=initialized.at if initialized else "",
-        tunnel_ca=describe(recorded.tunnel_ca).fingerprint,
+        tunnel_ca=recorded.info_hash,
     )

@@ -131,20 +131,16 @@ class _Change:
     async def settle(self, paths: list[str], mounts: dict[str, Any]) -> GrantResult:
         """Make policy, role and record say `paths`; a right leaves the policy before the record."""
         grant = Grant(self.namespace, self.service_account, tuple(paths))
-        policy_name = pod_policy_name(self.namespace, self.service_account)
-        role_path = f"auth/{self.space.jwt}/role/{self.role}"
-        where, who = self.space.namespace, f"{self.namespace}/{self.service_account or '*'}"
+        where, who = self.space.namespace, _who(grant)
         if paths:
-            kv = [mount.rstrip("/") for mount, info in mounts.items() if is_kv2(info)]
-            policy = policies.pod_policy(paths, kv_mounts=kv)
-            await self.steps.policy(where, policy_name, policy, f"what {who} may read")
-            role = granted_role(short_fingerprint(self.fingerprint), self.namespace, self.service_account)
-            await self.steps.ensure(where, role_path, role, f"the login of {who}")
+            await _ensure(self.steps, self.space, self.fingerprint, grant, mounts)
             await self._record({**self.grants.roles, self.role: grant})
         else:
-            await self.steps.remove_policy(where, policy_name, f"{who} keeps what every pod may read")
+            policy = pod_policy_name(self.namespace, self.service_account)
+            await self.steps.remove_policy(where, policy, f"{who} keeps what every pod may read")
             await self._record({name: held for name, held in self.grants.roles.items() if name != self.role})
-            await self.steps.remove(where, role_path, f"{who} logs in under the default role")
+            role = _role_path(self.space, self.role)
+            await self.steps.remove(where, role, f"{who} logs in under the default role")
         return GrantResult(grant, tuple(self.steps.actions), self.steps.changed)
 
     async def _record(self, roles: dict[str, Grant]) -> None:
@@ -158,6 +154,34 @@ class _Change:
         if not self.steps.dry_run:
             records = Records(self.steps.client, self.layout)
             await records.write_grants(self.fingerprint, record, self.version)
+
+
+async def restore_grants(steps: Steps, layout: Layout, space: Space, fingerprint: str) -> None:
+    """Have a policy and a role for every recorded grant, whatever became of them; `register` completes so."""
+    grants = await Records(steps.client, layout).grants(fingerprint)
+    if not grants.roles:
+        return
+    mounts = await _mounts(steps.client, space)
+    for grant in grants.roles.values():
+        await _ensure(steps, space, fingerprint, grant, mounts)
+
+
+async def _ensure(steps: Steps, space: Space, fingerprint: str, grant: Grant, mounts: dict[str, Any]) -> None:
+    kv = [mount.rstrip("/") for mount, info in mounts.items() if is_kv2(info)]
+    name = pod_policy_name(grant.namespace, grant.serviceaccount)
+    policy = policies.pod_policy(grant.paths, kv_mounts=kv)
+    await steps.policy(space.namespace, name, policy, f"what {_who(grant)} may read")
+    role = granted_role(short_fingerprint(fingerprint), grant.namespace, grant.serviceaccount)
+    path = _role_path(space, pod_role_name(grant.namespace, grant.serviceaccount))
+    await steps.ensure(space.namespace, path, role, f"the login of {_who(grant)}")
+
+
+def _role_path(space: Space, role: str) -> str:
+    return f"auth/{space.jwt}/role/{role}"
+
+
+def _who(grant: Grant) -> str:
+    return f"{grant.namespace}/{grant.serviceaccount or '*'}"
 
 
 async def _mounts(client: OpenBao, space: Space) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from cloudtaser.openbao import policies
 from cloudtaser.openbao.authorities import Authority, ensure_authority
 from cloudtaser.openbao.client import OpenBao
 from cloudtaser.openbao.clusters import find_space, open_layout
+from cloudtaser.openbao.grants import restore_grants
 from cloudtaser.openbao.layout import (
     ADMIN_PROXY_POLICY,
     BRIDGE_POLICY,
@@ -98,6 +99,7 @@ async def register(
     place = await _choose_space(client, layout, fingerprint, space, recorded)
     await _ensure_namespace(steps, layout, place, fingerprint)
     tunnel_ca, pod_ca = await _set_up_space(steps, layout, place, fingerprint, recorded, moment)
+    await restore_grants(steps, layout, place, fingerprint)
     initialized = recorded is not None and await records.initialized(fingerprint) is not None
     if join_code and initialized:
         raise UsageError(

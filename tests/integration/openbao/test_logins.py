@@ -13,6 +13,7 @@ from cloudtaser.openbao.errors import OpenBaoError
 from cloudtaser.openbao.grants import allow, deny, granted
 from cloudtaser.openbao.layout import Layout
 from cloudtaser.openbao.records import Grant, Records
+from cloudtaser.openbao.registration import register
 from cloudtaser.secret import Secret
 from tests.integration.openbao.support import (
     DyingClient,
@@ -138,6 +139,21 @@ async def test_a_denial_reaches_a_pod_that_runs(root: OpenBao, cluster: Register
     assert (await granted(root, cluster.fingerprint, **options))[1].roles == {}
     with pytest.raises(OpenBaoError, match="role"):
         await cluster.log_in("shop_web", cluster.token("shop", "web"))
+
+
+async def test_registering_again_restores_the_logins_of_recorded_grants(
+    root: OpenBao, cluster: RegisteredCluster
+) -> None:
+    await put_secret(root, cluster, "common/db")
+    await allow(root, cluster.fingerprint, "shop", "web", [SHARED], layout=cluster.layout)
+    where = cluster.space.namespace
+    await root.request("DELETE", "sys/auth/jwt", namespace=where)
+    await root.request("DELETE", "sys/policies/acl/ct-pod_shop_web", namespace=where)
+    assert (await register(root, cluster.fingerprint, layout=cluster.layout)).changed
+    body = {"jwt_validation_pubkeys": [cluster.public_key()]}
+    await root.request("POST", "auth/jwt/config", namespace=where, body=body)
+    async with await cluster.log_in("shop_web", cluster.token("shop", "web")) as pod:
+        assert await reads(cluster, pod, "common/db")
 
 
 async def test_a_grant_killed_after_any_request_is_completed_by_another_run(

@@ -226,11 +226,16 @@ async def test_deregistering_revokes_what_was_issued_and_keeps_the_secrets(
     root: OpenBao, cluster: RegisteredCluster
 ) -> None:
     await put_secret(root, cluster, "shop/db")
+    where = cluster.space.namespace
+    path, body = "auth/token/create/cloudtaser-pod", {"policies": ["ct-pod_shop_web"]}
+    await root.request("POST", path, namespace=where, body=body)
     async with await cluster.log_in("default", cluster.token("shop", "web")) as pod:
         assert await pod.kv_read(cluster.space.secret, "shop/db") is not None
+        assert len(await root.list("auth/token/accessors", namespace=where)) == 2
         await deregister(root, cluster.fingerprint, layout=cluster.layout)
         with pytest.raises(NotAuthorisedError):
             await pod.lookup_self()
+    assert await root.list("auth/token/accessors", namespace=where) == []
     assert await list_clusters(root, layout=cluster.layout) == []
     kept = await root.kv_read(cluster.space.secret, "shop/db", namespace=cluster.space.namespace)
     assert kept is not None
