@@ -116,7 +116,7 @@ class Enrol:
                 _log.info(_NOBODY[type(step)])
             return Outcome.NOBODY_CAME, None
         except BridgeRefusedError as error:
-            self._say("enrolment refused", error)
+            self._say("bootstrap refused", error)
             code = error.code
             return (Outcome.ALREADY_INITIALISED if code == "already_initialized" else Outcome.REFUSED), None
         except TrustDiffersError as error:
@@ -125,7 +125,7 @@ class Enrol:
             )
             return Outcome.TRUST_DIFFERS, None
         except CloudtaserError as error:
-            self._say("enrolment failed, trying again", error)
+            self._say("bootstrap failed, trying again", error)
             return Outcome.BROKEN, None
         self.trust = certified.trust
         _log.info(

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from cryptography import x509
 
-from cloudtaser.errors import ProtocolError, RefusedError
+from cloudtaser.errors import CloudtaserError, ProtocolError, RefusedError
 from cloudtaser.net.tls import Identity
 from cloudtaser.operator.certificates import (
     BrokerKey,
@@ -109,7 +109,14 @@ async def introduce(dialogue: Dialogue, applicant: Applicant, introduction: Intr
     Raises BridgeRefusedError, ProtocolError (an answer that fails a check), TrustDiffersError,
     UnavailableError.
     """
-    await dialogue.establish(HANDSHAKE_SECONDS)
+    try:
+        await dialogue.establish(HANDSHAKE_SECONDS)
+    except CloudtaserError as error:
+        error.fix = (
+            error.fix
+            or "check fingerprint and join code: a code is needed exactly if the registration has one"
+        )
+        raise
     h, key = dialogue.handshake_hash, applicant.key
     token = await applicant.manager.channel_token(h, key.spki)
     request = InitRequest(
