@@ -10,6 +10,7 @@ import ssl
 import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
@@ -38,8 +39,7 @@ class Slow(asyncio.Protocol):
         return self._hash.hexdigest()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)
         self.made.set()
 
     def data_received(self, data: bytes) -> None:

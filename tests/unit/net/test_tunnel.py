@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 
 import pytest
+import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -365,7 +366,7 @@ async def test_a_stream_knows_its_opening_and_the_connection_below() -> None:
     assert far.transport.get_extra_info("peername") == ("198.51.100.7", 4711)
 
 
-async def test_tls_over_streams_over_tls_over_tcp() -> None:
+async def whole_stack() -> None:
     """The whole stack of the chain, one stream each way under a tunnel of its own TLS."""
     bridge_pods: list[Recorder] = []
 
@@ -405,6 +406,11 @@ async def test_tls_over_streams_over_tls_over_tcp() -> None:
     assert (bridge_tunnel.error, broker_tunnel.error) == (None, None)
     listener.close()
     await listener.wait_closed()
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_tls_over_streams_over_tls_over_tcp(run: Callable[[Coroutine[None, None, None]], None]) -> None:
+    run(whole_stack())
 
 
 @settings(max_examples=40, deadline=None)
