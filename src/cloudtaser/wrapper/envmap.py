@@ -121,11 +121,11 @@ def parse_map(text: str, paths: int, *, loader_names: bool = False) -> Groups:
     """
     groups: list[tuple[Mapping, ...] | None] = []
     taken: dict[str, str] = {}
-    if text.strip():
-        for part in _split(
-            text.strip().removesuffix(";") if not text.strip().endswith("\\;") else text.strip(), ";"
-        ):
-            groups.append(_parse_group(part, taken, loader_names) if part.strip() else None)
+    parts = _split(text.strip(), ";")
+    if not parts[-1].strip():
+        parts.pop()  # a final separator, or nothing at all
+    for part in parts:
+        groups.append(_parse_group(part, taken, loader_names) if part.strip() else None)
     if len(groups) > paths:
         raise EnvMapError(f"{len(groups)} groups for {paths} path{'' if paths == 1 else 's'}")
     return tuple(groups) + (None,) * (paths - len(groups))
@@ -139,8 +139,8 @@ def _parse_group(text: str, taken: dict[str, str], loader_names: bool) -> tuple[
         if len(halves) != 2:
             raise EnvMapError(f"{entry!r} is not field=NAME")
         field, name = halves[0].rstrip(), halves[1].strip()
-        optional = field.endswith("?")
-        field = _unescape(field.removesuffix("?") if optional else field)
+        optional = len(_split(field, "?")) > 1 and not _split(field, "?")[-1]
+        field = _unescape(field[:-1] if optional else field)
         if not field:
             raise EnvMapError(f"{entry!r} names no field")
         if not is_name(name):

@@ -78,6 +78,9 @@ def test_an_empty_group_exports_its_path_whole() -> None:
 def test_escapes_stand_for_themselves() -> None:
     assert parse_map(r"a\,b\;c\=d\?\\=X", 1) == ((Mapping("a,b;c=d?\\", "X"),),)
     assert parse_map(r"a\;=X", 1) == ((Mapping("a;", "X"),),)
+    assert parse_map(r"a\?=X,b\\?=Y,c\??=Z", 1) == (
+        (Mapping("a?", "X"), Mapping("b\\", "Y", optional=True), Mapping("c?", "Z", optional=True)),
+    )
 
 
 @pytest.mark.parametrize(
