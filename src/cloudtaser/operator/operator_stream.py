@@ -63,6 +63,11 @@ class OperatorStreams:
         self._lock = asyncio.Lock()
         self._reviewer: ServiceAccountToken | None = None
 
+    @property
+    def active(self) -> int:
+        """Links that are being supplied."""
+        return len(self._tasks)
+
     def serve(self, link: Link) -> None:
         """Keep this link's bridge supplied; given to `Tunnels.watch`."""
         task = asyncio.ensure_future(self._keep(link))
