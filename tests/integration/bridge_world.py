@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import struct
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -278,7 +280,13 @@ class Pod:
         return str(answer.json["auth"]["client_token"])
 
     def close(self) -> None:
-        self.writer.close()
+        self.writer.transport.abort()
+
+    def reset(self) -> None:
+        """Leave as one that was killed: with a reset, which no half-close looks like."""
+        sock = self.writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
 
 
 @dataclass
@@ -290,6 +298,7 @@ class Bridge:
     lines: list[dict[str, Any]]
     reviewer_tokens: list[Secret]
     port: int
+    audited: asyncio.Event
     refetched: int = 0
 
     @asynccontextmanager
@@ -338,13 +347,18 @@ async def bridge_for(
     lines: list[dict[str, Any]] = []
     reviewer_tokens: list[Secret] = []
     cluster = space.cluster()
+    audited = asyncio.Event()
+
+    def take_line(line: bytes) -> None:
+        lines.append(json.loads(line))
+        audited.set()
 
     async def refetch(_: Cluster) -> None:
         bridge.refetched += 1
 
     services = Services(
         upstream=upstream or Upstream(address),
-        audit=Audit(lambda line: lines.append(json.loads(line))),
+        audit=Audit(take_line),
         limits=limits or Limits(),
         refetch_keys=refetch,
         reviewer_token=lambda _, token: reviewer_tokens.append(token),
@@ -357,7 +371,7 @@ async def bridge_for(
     listener = await loop.create_server(
         lambda: Watched(open_sessions, cluster, opening, services), "127.0.0.1", 0
     )
-    bridge = Bridge(cluster, services, lines, reviewer_tokens, listener.sockets[0].getsockname()[1])
+    bridge = Bridge(cluster, services, lines, reviewer_tokens, listener.sockets[0].getsockname()[1], audited)
     try:
         yield bridge
     finally:
