@@ -18,6 +18,7 @@ from cloudtaser.wrapper.loop import Loop
 
 _PIPELINED = 16
 _LONGEST_WAIT = 60.0
+_CONNECT_WITHIN = 5.0  # seconds, TLS handshake included: behind a broker a dead tunnel may just say nothing
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/")
 _MAX_MESSAGE = 400
 
@@ -103,7 +104,7 @@ class Client:
         responses: list[Response] = []
         stale_allowed = self._connection is not None
         while len(responses) < len(calls):
-            connection = self._connection or await connect(self._loop, self._endpoint, self._trust, deadline)
+            connection = self._connection or await self._connect(deadline)
             self._connection = connection
             requests = [self._request(*call) for call in calls[len(responses) :]]
             keep = False
@@ -121,6 +122,10 @@ class Client:
                     request.wipe()
             stale_allowed = False
         return [Answer(response) for response in responses]
+
+    async def _connect(self, deadline: float) -> Connection:
+        soon = min(deadline, self._loop.now() + _CONNECT_WITHIN)
+        return await connect(self._loop, self._endpoint, self._trust, soon)
 
     def _request(self, method: bytes, path: str, body: Buffer | None) -> Buffer:
         headers: list[tuple[bytes, bytes | memoryview]] = [

@@ -68,6 +68,8 @@ class Session:
                 if reminded is None or now - reminded >= _REMIND_EVERY:
                     self._log.warning("secrets unreachable, trying again", reason=error.diagnostic())
                     reminded = now
+                else:
+                    self._log.debug("still unreachable", reason=error.diagnostic())
                 await self._loop.sleep(pause)
 
     async def _start_once(self) -> Values:
