@@ -35,12 +35,34 @@ async def delivered(
     return {name: value for name, _, value in items}
 
 
+class AsyncPod:
+    """A plain TLS client in a pod's place. Its calls run in a thread: the API server is in our loop."""
+
+    def __init__(self, client: PodClient) -> None:
+        self._client = client
+
+    @property
+    def token(self) -> str:
+        """OpenBao's token after `login`."""
+        return self._client.token
+
+    async def login(self, jwt: str, role: str = "default") -> None:
+        """Log in; UnavailableError with the server's words when refused."""
+        await asyncio.to_thread(self._client.login, jwt, role)
+
+    async def request(
+        self, method: str, path: str, body: object = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, bytes]:
+        """Status and body of one request."""
+        return await asyncio.to_thread(self._client.request, method, path, body, headers)
+
+
 @contextlib.contextmanager
-def pod_client(chain: Chain) -> Iterator[PodClient]:
+def pod_client(chain: Chain) -> Iterator[AsyncPod]:
     """A plain TLS client in a pod's place."""
     client = PodClient(chain.broker_address, chain.pod_ca())
     try:
-        yield client
+        yield AsyncPod(client)
     finally:
         client.close()
 

@@ -58,9 +58,9 @@ async def test_neither_beacon_nor_broker_sees_a_secret(chain: Chain, admin: Open
     wanted["a pod's token"] = jwt.encode()
     wanted["the JWT's signature"] = jwt.rpartition(".")[2].encode()
     with pod_client(chain) as client:
-        client.login(jwt)
+        await client.login(jwt)
         wanted["a pod's OpenBao token"] = client.token.encode()
-        status, body = client.request("GET", "/v1/secret/data/shop/blind")
+        status, body = await client.request("GET", "/v1/secret/data/shop/blind")
         assert status == 200
         assert b"second-" in body
     wanted["the operator's token"] = chain.apiserver.operator_token_file.read_bytes()

@@ -10,7 +10,7 @@ import pytest
 from cloudtaser.demo import setup
 from cloudtaser.demo.chain import Chain
 from cloudtaser.openbao.client import OpenBao
-from tests.chain_tools import delivered, run_wrapped
+from tests.chain_tools import delivered, eventually, run_wrapped
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -88,8 +88,13 @@ async def test_a_grant_lets_exactly_that_account_read_that_path(chain: Chain, ad
     grant = [chain.fingerprint, "--namespace", "shop", "--serviceaccount", "cashier"]
     await chain.cli("source", "allow", *grant, "--path", "secret/data/bank/rates")
     environment = {"CLOUDTASER_SECRET_PATHS": "secret/data/bank/rates", "CLOUDTASER_ENV_MAP": "value=RATE"}
-    allowed = await run_wrapped(chain.pod("shop", "cashier"), ["/usr/bin/printenv", "RATE"], environment)
-    assert (allowed.status, allowed.output) == (0, "4 %\n"), allowed.errors
+
+    async def reads() -> bool:
+        pod = chain.pod("shop", "cashier")
+        result = await run_wrapped(pod, ["/usr/bin/printenv", "RATE"], environment)
+        return (result.status, result.output) == (0, "4 %\n")
+
+    await eventually(reads, "the bridge sees the grant at its next poll")
     other = await run_wrapped(chain.pod("shop", "web"), ["/bin/true"], environment)
     assert other.status == 77
 

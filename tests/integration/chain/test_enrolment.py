@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,10 +18,10 @@ from tests.chain_tools import delivered, eventually, own_chain
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-async def initialized(chain: Chain) -> str:
+async def initialized(chain: Chain) -> Any:
     """The record of the first initialisation, as OpenBao holds it."""
     path = f"state/data/clusters/{chain.fingerprint}/initialized"
-    return (await chain.bao("read", "-namespace=cloudtaser", "-format=json", path)).output
+    return (await chain.bao("read", "-namespace=cloudtaser", "-format=json", path)).json()["data"]
 
 
 async def test_a_second_replica_and_a_restarted_operator_come_in_without_the_fingerprint(

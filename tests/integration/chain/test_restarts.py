@@ -36,14 +36,12 @@ async def restart(chain: Chain, part: str) -> None:
 
 async def can_read(chain: Chain) -> bool:
     """Whether a new pod can connect, log in and read."""
-    return await asyncio.to_thread(_can_read, chain, chain.pod("shop").token_file.read_text())
-
-
-def _can_read(chain: Chain, jwt: str) -> bool:
+    jwt = chain.pod("shop").token_file.read_text()
     with pod_client(chain) as client:
         try:
-            client.login(jwt)
-            return client.request("GET", "/v1/secret/data/shop/value")[0] == 200
+            await client.login(jwt)
+            status, _ = await client.request("GET", "/v1/secret/data/shop/value")
+            return status == 200
         except (OSError, http.client.HTTPException, CloudtaserError):
             return False
 

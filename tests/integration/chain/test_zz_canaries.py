@@ -21,9 +21,9 @@ async def test_no_part_shows_a_secret_anywhere(chain: Chain, admin: OpenBao) -> 
     assert (await delivered(chain, "secret/data/shop/canary", "value=V"))["V"] == canary
     pod = chain.pod("shop")
     with pod_client(chain) as client:
-        client.login(pod.token_file.read_text())
-        client.request("GET", "/v1/secret/data/shop/canary")
-        client.request("GET", f"/v1/secret/data/shop/canary?token={client.token}")
+        await client.login(pod.token_file.read_text())
+        await client.request("GET", "/v1/secret/data/shop/canary")
+        await client.request("GET", f"/v1/secret/data/shop/canary?token={client.token}")
     wanted = {
         "value": canary.encode(),
         "pod token": client.token.encode(),
