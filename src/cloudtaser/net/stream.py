@@ -51,6 +51,7 @@ class TunnelStream(Bounded):
         self.queued = False  # stands in the tunnel's line of streams that have something to send
         self.eof_sent = False
         self.eof_received = False
+        self.all_read = False  # the peer's end has come and everything before it was delivered
         self.gone = False
 
     # -- called by the protocol above -----------------------------------------------------------------------
@@ -108,6 +109,7 @@ class TunnelStream(Bounded):
             return
         self._closing = True
         self._discard_held()
+        self.all_read = self.eof_received
         if self.eof_sent:
             self._sent_all()
         else:
@@ -138,6 +140,7 @@ class TunnelStream(Bounded):
         """The peer's FIN. Told after everything before it."""
         self.eof_received = True
         if self._closing:
+            self.all_read = True
             self._tunnel.finish_if_ended(self)
         elif not (self._paused or self._held or self._resuming):
             self._tell_eof()
@@ -214,6 +217,7 @@ class TunnelStream(Bounded):
             self._tell_eof()
 
     def _tell_eof(self) -> None:
+        self.all_read = True
         if not self._protocol.eof_received():
             self.close()
         self._tunnel.finish_if_ended(self)

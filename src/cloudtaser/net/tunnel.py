@@ -192,7 +192,7 @@ class Tunnel(asyncio.Protocol):
 
     def finish_if_ended(self, stream: TunnelStream) -> None:
         """Both sides have sent their ends: nothing is left of the stream."""
-        if stream.eof_sent and stream.eof_received and not stream.gone:
+        if stream.eof_sent and stream.all_read and not stream.gone:
             self._forget(stream, None)
 
     def reset(self, stream: TunnelStream, *, clean: bool = False) -> None:

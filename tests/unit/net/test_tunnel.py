@@ -180,6 +180,24 @@ async def test_each_direction_of_a_stream_ends_on_its_own() -> None:
     assert (await near.lost, await far.lost) == (None, None)
 
 
+async def test_bytes_before_the_end_of_both_directions_wait_for_a_paused_reader() -> None:
+    bridge, broker, *_ = connect()
+    bridge.half_open = True
+    near = Recorder(half_open=True)
+    stream = broker.tunnel.open(POD, near)
+    far = await bridge.nth(0)
+    far.transport.pause_reading()
+    stream.write(b"unread")
+    stream.write_eof()
+    far.transport.write_eof()
+    await near.ended.wait()
+    await asyncio.sleep(0.01)
+    assert not far.losses
+    far.transport.resume_reading()
+    assert await far.lost is None
+    assert far.data == b"unread"
+
+
 async def test_a_refused_stream_is_reset_and_the_tunnel_lives() -> None:
     bridge, broker, *_ = connect()
     refusals = [lambda *_: None, _refuse]
