@@ -69,22 +69,16 @@ class TlsLayer(asyncio.Protocol, Bounded):
         self._timer: asyncio.TimerHandle | None = None
         self._made = False  # upper.connection_made was called, upper.connection_lost was not
         self._held: list[bytes] = []  # ciphertext that came while reading was paused
-        self._paused = False
-        self._resuming = False
-        self._lower_eof = False
+        self._paused = self._resuming = self._lower_eof = False
         self._pending: list[bytes | memoryview] = []  # plaintext that waits
         self._pending_size = 0
-        self._flushing = False
-        self._lower_full = False
-        self._upper_full = False
-        self._eof_written = False
-        self._eof_sent = False
+        self._flushing = self._lower_full = self._upper_full = False
+        self._eof_written = self._eof_sent = False
 
     # -- called from below ----------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = cast("asyncio.Transport", transport)  # uvloop's do not say so by class
-        self._lower = transport
+        self._lower = cast("asyncio.Transport", transport)  # uvloop's do not say so by class
         self._timer = self._loop.call_later(self._handshake_timeout, self._handshake_late)
         try:
             self._engine = Engine(
@@ -133,8 +127,7 @@ class TlsLayer(asyncio.Protocol, Bounded):
             self._lower = NOWHERE
             self._engine = None
             self._verify = None
-            self._held.clear()
-            self._drop_pending()
+            self._drop_all()
 
     def pause_writing(self) -> None:
         self._lower_full = True
@@ -210,7 +203,7 @@ class TlsLayer(asyncio.Protocol, Bounded):
         self._lower.abort()
 
     @property
-    def _ended(self) -> bool:
+    def _ended(self) -> bool:  # by the peer's close_notify
         return self._engine is not None and self._engine.ended
 
     # -- reading --------------------------------------------------------------------------------------------
@@ -379,8 +372,7 @@ class TlsLayer(asyncio.Protocol, Bounded):
             self._made = False
             self._loop.call_soon(self._upper.connection_lost, error)
         self._upper = NOBODY
-        self._held.clear()
-        self._drop_pending()
+        self._drop_all()
         self._linger()
 
     def _handshake_late(self) -> None:
@@ -392,7 +384,8 @@ class TlsLayer(asyncio.Protocol, Bounded):
             self.handshake.set_exception(error)
             self.handshake.exception()  # nobody has to ask
 
-    def _drop_pending(self) -> None:
+    def _drop_all(self) -> None:
+        self._held.clear()
         self._pending.clear()
         self._pending_size = 0
 

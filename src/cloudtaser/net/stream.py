@@ -113,7 +113,7 @@ class TunnelStream(Bounded):
         if self.eof_sent:
             self._sent_all()
         else:
-            self._tunnel.set_deadline(self.number, CLOSE_TIMEOUT)
+            self._tunnel.deadlines.set(self.number, CLOSE_TIMEOUT)
             self._tunnel.has_data(self)
 
     def abort(self) -> None:
@@ -232,4 +232,4 @@ class TunnelStream(Bounded):
         if self.eof_received:
             self._tunnel.finish_if_ended(self)
         else:
-            self._tunnel.set_deadline(self.number, LINGER)
+            self._tunnel.deadlines.set(self.number, LINGER)

@@ -13,7 +13,9 @@ from collections.abc import Callable
 from typing import Any, Final, cast
 
 from cloudtaser.errors import CloudtaserError, ProtocolError, UnavailableError
+from cloudtaser.net.deadlines import Deadlines
 from cloudtaser.net.ends import NOWHERE, lost
+from cloudtaser.net.heartbeat import Heartbeat
 from cloudtaser.net.stream import StreamResetError, TunnelStream
 from cloudtaser.wire import yamux
 from cloudtaser.wire.opening import Opening, OpeningReader
@@ -26,7 +28,6 @@ MAX_STREAMS: Final = 4096
 
 _QUANTUM: Final = 32 * 1024
 _BATCH: Final = 128 * 1024
-_SWEEP: Final = 1.0
 
 Accept = Callable[[Opening, TunnelStream], asyncio.Protocol | None]
 
@@ -53,26 +54,17 @@ class Tunnel(asyncio.Protocol):
         self.loop = asyncio.get_running_loop()
         self._session = yamux.Session(client, max_streams=max_streams)
         self._accept = accept
-        self._ping_interval = ping_interval
         self._missed = missed
-        self._max_streams = max_streams
+        self._heartbeat = Heartbeat(ping_interval, missed, self._send_ping, self._peer_is_dead)
         self._opening_timeout = opening_timeout
         self._on_draining = on_draining
         self._transport: asyncio.Transport = NOWHERE
         self._streams: dict[int, TunnelStream] = {}
         self._arriving: dict[int, OpeningReader] = {}  # the peer's, whose first line is not whole yet
-        self._deadlines: dict[int, float] = {}  # of streams that are arriving or closing
+        self.deadlines = Deadlines(self._expired)  # of streams that are arriving or closing
         self._ready: deque[TunnelStream] = deque()
-        self._full = False
-        self._flushing = False
-        self._over = False
-        self._pings: dict[int, float] = {}
-        self._unanswered = 0
-        self._ping_timer: asyncio.TimerHandle | None = None
-        self._sweep_timer: asyncio.TimerHandle | None = None
+        self._full = self._flushing = self._over = False
         self.draining = False
-        self.round_trip: float | None = None
-        """Seconds the last ping took; None before the first."""
         self.error: CloudtaserError | None = None
         """Why the tunnel ended, once `closed` is done; None for a regular end."""
         self.established: asyncio.Future[None] = self.loop.create_future()
@@ -83,6 +75,11 @@ class Tunnel(asyncio.Protocol):
     def active(self) -> int:
         """How many streams there are, the peer's included."""
         return self._session.active
+
+    @property
+    def round_trip(self) -> float | None:
+        """Seconds the last answered ping took; None before the first."""
+        return self._heartbeat.round_trip
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """Of the connection below: "ssl_object", "peername"."""
@@ -95,8 +92,6 @@ class Tunnel(asyncio.Protocol):
         """
         if self._over or self.draining or self._transport is NOWHERE:
             raise UnavailableError("the tunnel takes no new streams")
-        if self.active >= self._max_streams:
-            raise UnavailableError(f"the tunnel has {self._max_streams} streams, its limit")
         line = opening.encode()
         number = self._session.open_stream()
         stream = self._streams[number] = TunnelStream(self, number, opening)
@@ -107,8 +102,7 @@ class Tunnel(asyncio.Protocol):
     def go_away(self) -> None:
         """Open and accept no more; close when the last stream has ended."""
         if not self._over:
-            if not self.draining:
-                self.draining = True
+            self.draining = True
             self._session.go_away()
             self._flush_soon()
             self._close_if_drained()
@@ -128,12 +122,12 @@ class Tunnel(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._ping()
+        self._heartbeat.beat()
 
     def data_received(self, data: bytes) -> None:
         if self._over:
             return
-        self._unanswered = 0
+        self._heartbeat.heard()
         if not self.established.done():
             self.established.set_result(None)
         try:
@@ -210,19 +204,13 @@ class Tunnel(asyncio.Protocol):
         except Exception as fault:  # noqa: BLE001  # told to the loop
             self._fault(stream, fault)
 
-    def set_deadline(self, number: int, seconds: float) -> None:
-        """Reset the stream unless it has arrived, or ended, by then (give or take a second)."""
-        self._deadlines[number] = self.loop.time() + seconds
-        if self._sweep_timer is None:
-            self._sweep_timer = self.loop.call_later(min(seconds, _SWEEP), self._sweep)
-
     # -- events ---------------------------------------------------------------------------------------------
 
     def _handle(self, event: yamux.Event) -> None:
         # isinstance, not match: this is the hot path, and a class pattern costs several times as much
         if isinstance(event, yamux.StreamOpened):
             self._arriving[event.id] = OpeningReader()
-            self.set_deadline(event.id, self._opening_timeout)
+            self.deadlines.set(event.id, self._opening_timeout)
         elif isinstance(event, yamux.HalfClosed):
             self._half_closed(event.id)
         elif isinstance(event, yamux.WindowGrew):
@@ -232,9 +220,7 @@ class Tunnel(asyncio.Protocol):
         elif isinstance(event, yamux.Reset):
             self._was_reset(event.id)
         elif isinstance(event, yamux.Pong):
-            sent = self._pings.pop(event.nonce, None)
-            if sent is not None:
-                self.round_trip = self.loop.time() - sent
+            self._heartbeat.answered(event.nonce)
         elif isinstance(event, yamux.GoAway):
             self._peer_goes(event.code)
 
@@ -265,7 +251,8 @@ class Tunnel(asyncio.Protocol):
             stream.gone = True
             self._refuse(stream.number)
             return
-        del self._arriving[stream.number], self._deadlines[stream.number]
+        del self._arriving[stream.number]
+        self.deadlines.drop(stream.number)
         self._streams[stream.number] = stream
         stream.start(protocol)
         if rest:
@@ -284,12 +271,12 @@ class Tunnel(asyncio.Protocol):
         if stream is not None:
             self._forget(stream, StreamResetError("the peer reset the stream"))
         elif self._arriving.pop(number, None) is not None:
-            self._deadlines.pop(number, None)
+            self.deadlines.drop(number)
             self._close_if_drained()
 
     def _refuse(self, number: int) -> None:
         self._arriving.pop(number, None)
-        self._deadlines.pop(number, None)
+        self.deadlines.drop(number)
         self._session.reset(number)
         self._flush_soon()
         self._close_if_drained()
@@ -317,7 +304,7 @@ class Tunnel(asyncio.Protocol):
 
     def _forget(self, stream: TunnelStream, error: CloudtaserError | None) -> None:
         self._streams.pop(stream.number, None)
-        self._deadlines.pop(stream.number, None)
+        self.deadlines.drop(stream.number)
         stream.lose(error)
         self._close_if_drained()
 
@@ -373,32 +360,20 @@ class Tunnel(asyncio.Protocol):
             stream.fin_was_sent()
         return sent
 
-    # -- time -----------------------------------------------------------------------------------------------
-
-    def _ping(self) -> None:
-        if self._unanswered > self._missed:
-            self.abort(UnavailableError(f"the peer missed {self._missed} pings"))
-            return
-        self._unanswered += 1
-        self._pings[self._session.ping()] = self.loop.time()
-        while len(self._pings) > self._missed + 1:
-            del self._pings[next(iter(self._pings))]
+    def _send_ping(self) -> int:
         self._flush_soon()
-        self._ping_timer = self.loop.call_later(self._ping_interval, self._ping)
+        return self._session.ping()
 
-    def _sweep(self) -> None:
-        """Reset the streams that took too long to say what they are for, or to end."""
-        self._sweep_timer = None
-        now = self.loop.time()
-        for number in [number for number, deadline in self._deadlines.items() if deadline <= now]:
-            stream = self._streams.get(number)
-            if stream is None:
-                self._refuse(number)
-            else:
-                self.reset(stream, clean=stream.eof_sent)
-        if self._deadlines and not self._over:
-            first = min(self._deadlines.values()) - now
-            self._sweep_timer = self.loop.call_later(min(max(first, 0.01), _SWEEP), self._sweep)
+    def _peer_is_dead(self) -> None:
+        self.abort(UnavailableError(f"the peer missed {self._missed} pings"))
+
+    def _expired(self, number: int) -> None:
+        """The stream took too long to say what it is for, or to end."""
+        stream = self._streams.get(number)
+        if stream is None:
+            self._refuse(number)
+        else:
+            self.reset(stream, clean=stream.eof_sent)
 
     # -- the end --------------------------------------------------------------------------------------------
 
@@ -409,23 +384,19 @@ class Tunnel(asyncio.Protocol):
         self._over = True
         self.draining = True
         self.error = error
-        for timer in (self._ping_timer, self._sweep_timer):
-            if timer is not None:
-                timer.cancel()
+        self._heartbeat.stop()
         if not self.established.done():
             self.established.set_exception(error or UnavailableError("the tunnel was closed"))
             self.established.exception()  # nobody has to ask
         why = error or UnavailableError("the tunnel was closed")
         streams, self._streams = self._streams, {}
         self._arriving.clear()
-        self._deadlines.clear()
+        self.deadlines.clear()
         self._ready.clear()
         for stream in streams.values():
             stream.lose(why)
         if cut:
             self._transport.abort()
             return
-        data = self._session.data_to_send()
-        if data:
-            self._transport.write(data)
+        self._transport.write(self._session.data_to_send())
         self._transport.close()

@@ -365,7 +365,7 @@ async def test_a_fault_above_one_stream_ends_that_stream_only() -> None:
 
 async def test_a_closed_stream_whose_peer_never_ends_is_reset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cloudtaser.net.stream.LINGER", 0.02)
-    monkeypatch.setattr("cloudtaser.net.tunnel._SWEEP", 0.02)
+    monkeypatch.setattr("cloudtaser.net.deadlines.SWEEP", 0.02)
     bridge, broker, *_ = connect()
     bridge.half_open = True
     near = Recorder()
