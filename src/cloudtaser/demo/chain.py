@@ -21,7 +21,8 @@ from typing import Any
 
 from cloudtaser.demo.apiserver import StandInApiServer
 from cloudtaser.demo.certificates import write_server_certificate
-from cloudtaser.demo.openbao import OpenBaoServer, bao_binary, free_port
+from cloudtaser.demo.openbao import OpenBaoServer, bao_binary
+from cloudtaser.demo.ports import free_port
 from cloudtaser.demo.process import PartProcess
 from cloudtaser.demo.tokens import PodReference
 from cloudtaser.errors import UnavailableError

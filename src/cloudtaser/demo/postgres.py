@@ -11,12 +11,12 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
+from cloudtaser.demo.ports import free_port
 from cloudtaser.errors import UnavailableError
 from cloudtaser.secret import Secret
 
@@ -53,7 +53,7 @@ class PostgresServer:
         data = self.directory / "data"
         if not data.exists():
             self._initialise(data, account)
-        self.port = self.port or _free_port()
+        self.port = self.port or free_port()
         settings = _SETTINGS | {"port": str(self.port), "unix_socket_directories": str(self.directory)}
         arguments = [str(self._binaries / "postgres"), "-D", str(data)]
         for name, value in settings.items():
@@ -160,9 +160,3 @@ def _account() -> dict[str, Any]:
     raise UnavailableError(
         "PostgreSQL does not run as root and there is no other account", on="postgres, nobody"
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

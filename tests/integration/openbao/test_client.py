@@ -10,7 +10,8 @@ from pathlib import Path
 import hvac
 import pytest
 
-from cloudtaser.demo.openbao import DevServer, OpenBaoServer, free_port
+from cloudtaser.demo.openbao import DevServer, OpenBaoServer
+from cloudtaser.demo.ports import free_port
 from cloudtaser.errors import (
     CloudtaserError,
     ConfigError,

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from cloudtaser.bridge.status import ask
-from cloudtaser.demo.openbao import LocalServer, free_port, start_dev
+from cloudtaser.demo.openbao import LocalServer, start_dev
+from cloudtaser.demo.ports import free_port
 from cloudtaser.errors import UnavailableError
 from cloudtaser.openbao.bridge_token import make_bridge_token
 from cloudtaser.openbao.client import OpenBao
