@@ -1,7 +1,7 @@
 """The data path: TLS on raw sockets, many records a system call, little memory for whoever is idle.
 
 Used by `server`, which decides who talks to whom; the pump tells it what happens through `link.Listener`.
-It reads up to one buffer (256 KiB) from a socket, decrypts all of it, encrypts all of it for the other side
+It reads up to 128 KiB from a socket, decrypts all of it, encrypts all of it for the other side
 and sends that with one system call; a direction is read again only when the kernel has taken everything.
 One pair of MemoryBIO serves every connection: OpenSSL takes all input into itself before it asks for more,
 and output is taken out at once, so both are empty between two events and nobody keeps buffers of his own.
@@ -20,6 +20,7 @@ from typing import Final
 from cloudtaser.beacon.link import Link, Listener, State, Tap, side
 
 _RECORD: Final = 16_384
+_BATCH: Final = 131_072  # read at once from a matched party; more no longer fits a cache and costs more
 _TALK: Final = 8_192  # read at once from a party that is not matched
 
 
@@ -37,9 +38,10 @@ class Pump:
         self._loop = loop
         self._listener = listener
         self._tap = tap
-        self._wire = memoryview(bytearray(buffer))
-        # a record that began in an earlier read adds to what one buffer holds
-        self._plain = memoryview(bytearray(buffer + 3 * _RECORD))
+        batch = min(buffer, _BATCH)
+        self._wire = memoryview(bytearray(batch))
+        # a record that began in an earlier read adds to what one batch holds
+        self._plain = memoryview(bytearray(batch + 3 * _RECORD))
         self._room = len(self._plain)
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
