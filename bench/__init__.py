@@ -1,0 +1,1 @@
+"""Benchmarks: ratios to peers, both in one interleaved run. `make bench`; results in RESULTS.md."""

@@ -1,0 +1,26 @@
+"""`make bench`: each comparison in turn; arguments are passed on to all of them (`--record`, `--rounds 9`)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+COMPARISONS = ("beacon/compare.py", "chain/compare.py")
+
+
+def main() -> int:
+    """The first status that is not 0, else 0."""
+    here = Path(__file__).resolve().parent
+    worst = 0
+    for comparison in COMPARISONS:
+        print(f"== {comparison}", flush=True)
+        worst = (
+            subprocess.run([sys.executable, str(here / comparison), *sys.argv[1:]], check=False).returncode
+            or worst
+        )
+    return worst
+
+
+if __name__ == "__main__":
+    sys.exit(main())
