@@ -1,8 +1,8 @@
 """The registrations: read from OpenBao every few seconds, and one station each kept in step with them.
 
-Used by `service`. What a set of records means (`rooms_of`, `replaces`) is pure and decided here; what a station
-does about it is its own business. A record that cannot be read stops nothing but itself, and is reported
-once.
+Used by `service`. What a set of records means (`rooms_of`, `replaces`) is pure and decided here; what a
+station does about it is its own business. A record that cannot be read stops nothing but itself, and is
+reported once.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Everything this bridge runs for one cluster: its rooms, tunnels, certificates and keys.
 
-Made and visited by `registry`, once for each registration; `service` gives it what all stations share. It decides
-nothing about protocols: `parking`, `bootstrap`, `tunnels` and `keys` do. There is no task of its own while
-nothing happens: the registry's poll is its clock.
+Made and visited by `registry`, once for each registration; `service` gives it what all stations share. It
+decides nothing about protocols: `parking`, `bootstrap`, `tunnels` and `keys` do. There is no task of its own
+while nothing happens: the registry's poll is its clock.
 """
 
 from __future__ import annotations

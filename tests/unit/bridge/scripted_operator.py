@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -195,8 +195,7 @@ class Recorder(asyncio.Protocol):
         self.sent: list[bytes] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.inner.connection_made(_Tap(transport, self.sent.append))
+        self.inner.connection_made(_Tap(cast("asyncio.Transport", transport), self.sent.append))
 
     def data_received(self, data: bytes) -> None:
         self.inner.data_received(data)

@@ -8,7 +8,7 @@ import dataclasses
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from cryptography import x509
@@ -474,7 +474,8 @@ async def test_a_recorded_bootstrap_played_again_is_refused(house: House) -> Non
     await dial(again.protocol, replay)
     with pytest.raises(CloudtaserError):
         await again.receive()
-    await replay.over
+    async with asyncio.timeout(5):
+        await replay.over
     assert side.signed == signed
 
 
@@ -484,9 +485,8 @@ class _Replay(asyncio.Protocol):
         self.over = over
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
         for message in self.messages:
-            transport.write(message)
+            cast("asyncio.Transport", transport).write(message)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.over.set_result(None)
@@ -551,7 +551,8 @@ async def test_a_guest_that_says_nothing_is_shown_out(house: House, monkeypatch:
     await dial(guest.protocol, silent)
     with pytest.raises(UnavailableError):
         await guest.receive()
-    await silent.over
+    async with asyncio.timeout(5):
+        await silent.over
 
 
 # Without a server
