@@ -1,4 +1,4 @@
-"""`make bench`: each comparison in turn; arguments are passed on to all of them (`--record`, `--rounds 9`)."""
+"""`make bench`: each comparison in turn; its arguments (`--record`, `--rounds 9`) go to all of them."""
 
 from __future__ import annotations
 

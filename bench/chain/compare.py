@@ -4,8 +4,8 @@
 
 Both ways speak TLS on keep-alive connections and read the same KV v2 secret of 1 KiB under the same tokens;
 `wrk` (installed with apt when missing, as root) makes the load, alternately on both. Everything, the load
-included, shares the machine's processors. Processor time per request is that of all threads of each part, from
-/proc/PID/task/*/schedstat.
+included, shares the machine's processors. Processor time per request is that of all threads of each part,
+from /proc/PID/task/*/schedstat.
 """
 
 from __future__ import annotations
