@@ -15,11 +15,16 @@ import pytest
 
 from cloudtaser.bridge.session import pod_protocol
 from cloudtaser.bridge.tokens import KeySet
+from cloudtaser.demo.certificates import write_server_certificate
 from cloudtaser.demo.openbao import bao_binary
 from cloudtaser.demo.tokens import SigningKey
 from cloudtaser.errors import UnavailableError
-from cloudtaser.wire.opening import Kind, Opening
-from tests.integration.bridge_world import Bridge, World, bridge_for, build_world
+from cloudtaser.net.tls import Identity, pod_client, pod_server
+from cloudtaser.secret import Secret
+from cloudtaser.wire.names import BRIDGE_NAME
+from cloudtaser.wire.opening import Kind as OpeningKind
+from cloudtaser.wire.opening import Opening
+from tests.integration.bridge_world import Bridge, Pod, World, bridge_for, build_world
 
 
 @pytest.fixture(scope="module")
@@ -267,6 +272,31 @@ async def test_an_unmodified_bao_client_reads_through_the_gate(world: World, bri
             assert done.stdout.decode().strip() == world.a.canary
 
 
+async def test_the_pods_tls_ends_in_the_bridge(world: World, bridge: Bridge, tmp_path: Path) -> None:
+    name = f"0ad50c05.{BRIDGE_NAME}"
+    files = write_server_certificate(tmp_path, "pods", [name])
+    identity = Identity(files.certificate.read_bytes(), Secret(files.key.read_bytes()))
+    bridge.cluster.pod_context = pod_server(identity)
+    opening = Opening(OpeningKind.POD, "10.0.0.8:4000", "7ab1e")
+    listener = await asyncio.get_running_loop().create_server(
+        lambda: pod_protocol(bridge.cluster, opening, bridge.services), "127.0.0.1", 0
+    )
+    port = listener.sockets[0].getsockname()[1]
+    context = pod_client(files.ca.read_bytes())
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=name)
+    pod = Pod(reader, writer)
+    token = await pod.login(world.a, role="default")
+    answer = await pod.ask("GET", "/v1/secret/data/shop/db", token=token)
+    assert answer.json["data"]["data"]["password"] == world.a.canary
+    assert answer.headers["x-correlation-id"] == "7ab1e.2"
+    assert bridge.lines[-1]["peer"] == "10.0.0.8:4000"
+    closing = await pod.ask("GET", "/v1/sys/seal-status", headers=[("Connection", "close")])
+    assert closing.status == 200
+    assert await pod.rest() == b"", "closed in order, with TLS's own goodbye"
+    listener.close()
+    pod.close()
+
+
 async def test_a_stream_before_the_first_certificate_is_refused(bridge: Bridge) -> None:
     with pytest.raises(UnavailableError):
-        pod_protocol(bridge.cluster, Opening(Kind.POD), bridge.services)
+        pod_protocol(bridge.cluster, Opening(OpeningKind.POD), bridge.services)
