@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import datetime
 import hashlib
+import itertools
 import json
 import signal
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from cryptography.x509.oid import NameOID
 
 from tests.unit.wrapper.launch import Wrapped, run
 
-Answer = Callable[[bytes, str], bytes | None]
+Answer = Callable[[bytes, str], bytes | Iterable[bytes] | None]
 LOGIN = {"auth": {"client_token": "s.token", "lease_duration": 3600, "renewable": True}}
 SECRET = {"data": {"data": {"value": "delivered"}, "metadata": {"version": 1}}}
 
@@ -129,7 +130,8 @@ class Bridge:
                     if answered is None:
                         connection.unwrap()
                         return
-                    connection.sendall(answered)
+                    for part in (answered,) if isinstance(answered, bytes) else answered:
+                        connection.sendall(part)
 
 
 def ok(document: object, *, status: str = "200 OK", headers: str = "") -> bytes:
@@ -326,3 +328,24 @@ def test_a_name_is_looked_up_without_standing_still(authority: Authority, settin
             "VAULT_ADDR": "broker://no-such-name.invalid:1"
         }
         assert "looked up" in run("--", *SHOW, settings=nowhere, check_code=75).stderr
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 600,
+        b"HTTP/1.1 200 OK\r\n" + b"X-Filler: y\r\n" * 1200,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"T: y\r\n" * 2000,
+    ],
+    ids=["interim answers", "headers", "trailers"],
+)
+def test_a_peer_that_sends_without_end_is_given_up(
+    authority: Authority, settings: Settings, block: bytes
+) -> None:
+    floods = [itertools.repeat(block)]
+
+    def answer(head: bytes, path: str) -> bytes | Iterable[bytes] | None:
+        return floods.pop() if floods else usual(head, path)
+
+    with Bridge(authority, answer) as bridge:
+        assert run("--", *SHOW, settings=settings(bridge), check_code=0).stdout == "got delivered\n"

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 
 _RECEIVE = 16_384 + 512
+_RECEIVED_AT_ONCE = 16  # reads in a row before signals get their turn: a peer may send without end
 _TLS12, _TLS13 = 0x0303, 0x0304
 _OP_CLEANSE_PLAINTEXT = 2  # OpenSSL wipes its own read buffer once the plaintext was taken
 
@@ -114,6 +115,7 @@ class Connection:
     """Open until `close`. Not to be used by two tasks at once."""
 
     __slots__ = (
+        "_at_once",
         "_encrypted_in",
         "_encrypted_out",
         "_loop",
@@ -135,6 +137,7 @@ class Connection:
         self._scratch = bytearray(_RECEIVE)
         self._received = Buffer(_RECEIVE, _RECEIVE)
         self._used = 0
+        self._at_once = 0
 
     async def start_tls(self, trust: Trust, deadline: float) -> None:
         """The TLS handshake. Raises UnavailableError, which says what is wrong with the certificate."""
@@ -270,11 +273,18 @@ class Connection:
                 await self._ready(WRITE, deadline)
 
     async def _receive_some(self, space: memoryview, deadline: float) -> int:
+        self._at_once += 1
+        if self._at_once >= _RECEIVED_AT_ONCE:
+            await self._loop.sleep(0)
+            self._at_once = 0
         while True:
+            if self._loop.now() > deadline:
+                raise UnavailableError("no answer in time", on=self._where)
             try:
                 return self._socket.recv_into(space)
             except BlockingIOError:
                 await self._ready(READ, deadline)
+                self._at_once = 0
 
     async def _ready(self, events: int, deadline: float) -> None:
         if not await Wait(self._socket.fileno(), events, deadline):

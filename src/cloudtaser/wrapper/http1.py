@@ -10,6 +10,7 @@ from cloudtaser.wrapper.errors import ProtocolError
 
 MAX_HEAD = 16384
 MAX_BODY = 8 << 20
+MAX_INTERIM = 8
 _MAX_CHUNK_LINE = 64
 _MAX_DIGITS = 12
 
@@ -46,7 +47,7 @@ class ResponseReader:
     reader.
     """
 
-    __slots__ = ("_line", "_remaining", "_scanned", "_state", "_trailer", "response")
+    __slots__ = ("_interim", "_line", "_remaining", "_scanned", "_state", "_trailer", "response")
 
     def __init__(self) -> None:
         self.response = Response()
@@ -55,6 +56,7 @@ class ResponseReader:
         self._scanned = 0
         self._remaining = 0
         self._trailer = 0
+        self._interim = 0
 
     @property
     def done(self) -> bool:
@@ -133,6 +135,9 @@ class ResponseReader:
         if 100 <= status < 200:
             if status == 101:
                 raise HttpError("a change of protocol nobody asked for")
+            self._interim += 1
+            if self._interim > MAX_INTERIM:
+                raise HttpError("interim answers without end")
             return
         response.status = status
         response.headers = headers

@@ -1,0 +1,77 @@
+"""A connection whose peer always has more to say still leaves turns to everybody else, and ends in time."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+
+from cloudtaser.wrapper.buffers import Buffer
+from cloudtaser.wrapper.connection import Connection
+from cloudtaser.wrapper.errors import UnavailableError
+from cloudtaser.wrapper.loop import Loop
+
+BODY = 4_000_000
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % BODY
+
+
+class Hose:
+    """A socket that never makes its reader wait: the head of an answer, then its body as fast as it is
+    read.
+    """
+
+    def __init__(self, clock: Iterator[float]) -> None:
+        self._clock = clock
+        self._first = ANSWER
+        self.closed = False
+
+    def recv_into(self, space: memoryview) -> int:
+        next(self._clock)
+        data, self._first = self._first or b"x" * len(space), b""
+        space[: len(data)] = data
+        return len(data)
+
+    def send(self, data: memoryview) -> int:
+        return len(data)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def exchange(seconds_per_read: float, deadline: float) -> tuple[int, object]:
+    """What the exchange gave, and how many turns another task had meanwhile."""
+    now = [0.0]
+
+    def ticks() -> Iterator[float]:
+        for _ in itertools.count():
+            now[0] += seconds_per_read
+            yield now[0]
+
+    loop = Loop(lambda: now[0])
+    connection = Connection(loop, Hose(ticks()), "hose:1")  # type: ignore[arg-type]  # a stand-in
+    request = Buffer(16, 16)
+    request.append(b"GET / HTTP/1.1\r\n")
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            await loop.sleep(0)
+            turns += 1
+
+    loop.spawn(other())
+    result = loop.run(loop.spawn(connection.exchange([request], deadline)))
+    return turns, result
+
+
+def test_a_peer_that_always_has_more_leaves_turns_to_everybody_else() -> None:
+    turns, result = exchange(0.0, 1.0)
+    assert isinstance(result, tuple)
+    assert len(result[0][0].body) == BODY
+    assert turns >= 10
+
+
+def test_a_peer_that_always_has_more_is_given_up_at_the_deadline() -> None:
+    with pytest.raises(UnavailableError, match="no answer in time"):
+        exchange(0.1, 5.0)
