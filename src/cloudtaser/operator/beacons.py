@@ -53,17 +53,16 @@ class Beacons:
         Waits for ever: failures are logged and tried again. Cancelling it leaves the rooms.
         """
         tasks = [asyncio.ensure_future(self._at(address, room, make)) for address in self._addresses]
-        winner: Match[P] | None = None
+        winner: asyncio.Future[Match[P]] | None = None
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            winner = next(iter(done)).result()
-            return winner
-        finally:
+            winner = next(iter(done))
+        finally:  # nothing is awaited here: cancelled meanwhile, a match would belong to nobody
             for task in tasks:
-                task.cancel()
-            for result in await asyncio.gather(*tasks, return_exceptions=True):
-                if isinstance(result, Match) and result is not winner:
-                    result.transport.abort()
+                if task is not winner:
+                    task.cancel()
+                    task.add_done_callback(_abandon)
+        return winner.result()
 
     async def _at(self, address: Address, room: bytes, make: Callable[[], P]) -> Match[P]:
         backoff, loop = self._backoffs[address], asyncio.get_running_loop()
@@ -81,6 +80,12 @@ class Beacons:
                 if self._reporter.due(f"{address} {error.what}", loop.time()):
                     _log.warning("beacon failed", beacon=str(address), error=error.diagnostic())
             await asyncio.sleep(delay)
+
+
+def _abandon(task: asyncio.Future[Match[P]]) -> None:
+    """A match that came too late, or for somebody who has left."""
+    if not task.cancelled() and task.exception() is None:
+        task.result().transport.abort()
 
 
 def _delay(error: CloudtaserError, backoff: Backoff) -> float:

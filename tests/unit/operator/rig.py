@@ -130,7 +130,11 @@ async def running_beacon(
         host, port = beacon.addresses[0]
         yield Room(beacon, Address(host, port), beacon_client(str(files.ca), insecure=False), files)
     finally:
+        with contextlib.suppress(AssertionError):
+            await eventually(lambda: not beacon.links, "its clients have left", timeout=0.5)
         beacon.close()
+        for _ in range(10):  # clients that are still there hear of it, and close before the loop does
+            await asyncio.sleep(0.01)
 
 
 class FakeBridge:
