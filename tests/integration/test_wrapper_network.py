@@ -7,6 +7,7 @@ import datetime
 import hashlib
 import itertools
 import json
+import os
 import signal
 import socket
 import ssl
@@ -349,3 +350,12 @@ def test_a_peer_that_sends_without_end_is_given_up(
 
     with Bridge(authority, answer) as bridge:
         assert run("--", *SHOW, settings=settings(bridge), check_code=0).stdout == "got delivered\n"
+
+
+def test_a_pipe_in_the_place_of_the_token_file_is_not_waited_for(
+    authority: Authority, settings: Settings, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with Bridge(authority, usual) as bridge:
+        mine = settings(bridge, VAULT_JWT_FILE=str(tmp_path / "pipe"))
+        assert "VAULT_JWT_FILE" in run("--", *SHOW, settings=mine, check_code=78).stderr

@@ -92,7 +92,8 @@ def _login_body(role: str, file: str) -> Buffer:
 
 
 def _append_file(body: Buffer, file: str) -> None:
-    descriptor = posix.open(file, posix.O_RDONLY | posix.O_CLOEXEC)
+    """Without waiting: a pipe in the place of the file must not hold up a signal."""
+    descriptor = posix.open(file, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK)
     try:
         while True:
             with body.space(2048) as space:
