@@ -27,6 +27,7 @@ OUR_PREFIX = "CLOUDTASER_"
 _TRUE = ("true", "1", "yes", "on")
 _FALSE = ("false", "0", "no", "off", "")
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_MAX_ROLE = 256
 _LATER = "this version does not have it yet"
 
 
@@ -258,6 +259,8 @@ def _authentication(config: Config, settings: _Settings, endpoint: Endpoint) -> 
     config.method = settings.choice("VAULT_AUTH_METHOD", "kubernetes", ("kubernetes", "token"))
     config.namespace = settings.word("VAULT_NAMESPACE", "").strip("/")
     config.role = settings.text("VAULT_AUTH_ROLE", "default")
+    if len(config.role) > _MAX_ROLE:
+        raise ConfigError(f"longer than {_MAX_ROLE} letters", on="VAULT_AUTH_ROLE")
     config.jwt_file = settings.text("VAULT_JWT_FILE", DEFAULT_JWT_FILE)
     mount = settings.word(
         "VAULT_AUTH_MOUNT_PATH", "auth/jwt" if endpoint.broker else "auth/kubernetes"

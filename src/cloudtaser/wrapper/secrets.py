@@ -12,6 +12,8 @@ from cloudtaser.wrapper.envmap import EnvMapError, SecretPath, assign
 from cloudtaser.wrapper.errors import ConfigError, ProtocolError
 from cloudtaser.wrapper.lease import Lease
 
+_MAX_IDENTIFIER = 2048
+
 CHANGED, FORBIDDEN, GONE = "changed", "forbidden", "gone"
 
 
@@ -109,6 +111,8 @@ def lease_renewal(lease: Lease) -> Buffer:
     identifier = lease.identifier
     if not identifier.isascii() or not identifier.isprintable() or '"' in identifier or "\\" in identifier:
         raise ProtocolError("a lease identifier with odd characters")
+    if len(identifier) > _MAX_IDENTIFIER:
+        raise ProtocolError(f"a lease identifier of more than {_MAX_IDENTIFIER} bytes")
     body = Buffer(256, 4096)
     body.append(b'{"lease_id":"' + identifier.encode() + b'"}')
     return body

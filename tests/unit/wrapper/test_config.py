@@ -82,6 +82,7 @@ def test_behind_a_broker_the_login_is_at_the_bridge() -> None:
         ({"CLOUDTASER_ENV_MAP": "a=LD_PRELOAD"}, "CLOUDTASER_ENV_MAP"),
         ({"CLOUDTASER_SECRET_PATHS": "", "CLOUDTASER_ENV_MAP": "a=B"}, "CLOUDTASER_ENV_MAP"),
         ({"VAULT_AUTH_METHOD": "approle"}, "VAULT_AUTH_METHOD"),
+        ({"VAULT_AUTH_ROLE": "r" * 30_000}, "VAULT_AUTH_ROLE"),
         ({"VAULT_AUTH_METHOD": "token"}, "VAULT_TOKEN"),
         ({"VAULT_AUTH_METHOD": "token", "VAULT_TOKEN": "a b"}, "VAULT_TOKEN"),
         ({"VAULT_AUTH_MOUNT_PATH": "auth/../x"}, "VAULT_AUTH_MOUNT_PATH"),

@@ -106,6 +106,11 @@ def test_a_lease_identifier_cannot_break_out_of_its_request() -> None:
         lease_renewal(Lease('a","increment":"9', 1, True, 0))
 
 
+def test_a_lease_identifier_is_bounded() -> None:
+    with pytest.raises(ProtocolError, match="more than"):
+        lease_renewal(Lease("a" * 5000, 1, True, 0))
+
+
 @pytest.mark.parametrize(
     ("status", "trouble"), [(403, FORBIDDEN), (401, FORBIDDEN), (404, GONE), (400, GONE)]
 )
