@@ -300,9 +300,13 @@ async def connect(loop: Loop, endpoint: Endpoint, trust: Trust, deadline: float)
     addresses = await resolve(loop, endpoint.host, endpoint.port, deadline)
     for index, address in enumerate(addresses):
         share = (deadline - loop.now()) / (len(addresses) - index)
-        socket = _socket.socket(
-            address.family, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK
-        )
+        try:
+            socket = _socket.socket(
+                address.family, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK
+            )
+        except OSError as error:  # a family that this kernel does not have, or no descriptor left
+            problem = error.strerror or "no socket"
+            continue
         socket.setblocking(False)
         try:
             failed = await _connect(socket, address, loop.now() + share)

@@ -38,7 +38,12 @@ class _Lookup:
         self.addresses: list[Address] = []
         self.problem = ""
         self.reading, writing = posix.pipe2(posix.O_CLOEXEC | posix.O_NONBLOCK)
-        _thread.start_new_thread(self._run, (writing,))
+        try:
+            _thread.start_new_thread(self._run, (writing,))
+        except RuntimeError:
+            posix.close(self.reading)
+            posix.close(writing)
+            raise
 
     def _run(self, writing: int) -> None:
         _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
@@ -61,9 +66,12 @@ async def resolve(loop: Loop, host: str, port: int, deadline: float) -> list[Add
         return [literal]
     if _running and (_running[0].host, _running[0].port) != (host, port):
         raise UnavailableError("another look-up still runs", on=host)
-    lookup = _running[0] if _running else _Lookup(host, port)
     if not _running:
-        _running.append(lookup)
+        try:
+            _running.append(_Lookup(host, port))
+        except (OSError, RuntimeError):  # no descriptor or no thread left
+            raise UnavailableError("the name look-up cannot be started", on=host) from None
+    lookup = _running[0]
     if not await Wait(lookup.reading, READ, deadline):
         raise UnavailableError("the name look-up takes too long", on=host)
     _running.clear()

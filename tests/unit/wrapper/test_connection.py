@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import _socket
+import _thread
+import errno
 import itertools
 from collections.abc import Iterator
 
 import pytest
 
 from cloudtaser.wrapper.buffers import Buffer
-from cloudtaser.wrapper.connection import Connection
+from cloudtaser.wrapper.config import Config, Endpoint
+from cloudtaser.wrapper.connection import Connection, Trust, connect
 from cloudtaser.wrapper.errors import UnavailableError
 from cloudtaser.wrapper.loop import Loop
+from cloudtaser.wrapper.resolve import Address, resolve
 
 BODY = 4_000_000
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % BODY
@@ -75,3 +80,39 @@ def test_a_peer_that_always_has_more_leaves_turns_to_everybody_else() -> None:
 def test_a_peer_that_always_has_more_is_given_up_at_the_deadline() -> None:
     with pytest.raises(UnavailableError, match="no answer in time"):
         exchange(0.1, 5.0)
+
+
+def test_an_address_of_a_family_that_the_kernel_does_not_have_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    any_family = _socket.socket
+
+    def no_ipv6(family: int, kind: int) -> _socket.socket:
+        if family == _socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return any_family(family, kind)
+
+    async def both(loop: Loop, host: str, port: int, deadline: float) -> list[Address]:
+        return [Address(_socket.AF_INET6, ("::1", port, 0, 0)), Address(_socket.AF_INET, ("127.0.0.1", port))]
+
+    listener = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    endpoint = Endpoint("localhost", listener.getsockname()[1], tls=False, broker=False)
+    monkeypatch.setattr("cloudtaser.wrapper.connection.resolve", both)
+    monkeypatch.setattr(_socket, "socket", no_ipv6)
+    loop = Loop()
+    opened = loop.run(loop.spawn(connect(loop, endpoint, Trust(Config(), endpoint), loop.now() + 5)))
+    assert isinstance(opened, Connection)
+    opened.close()
+    listener.close()
+
+
+def test_a_process_that_may_have_no_further_thread_tries_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(*_: object) -> int:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(_thread, "start_new_thread", none_left)
+    loop = Loop()
+    with pytest.raises(UnavailableError, match="cannot be started"):
+        loop.run(loop.spawn(resolve(loop, "localhost", 1, loop.now() + 5)))
