@@ -12,7 +12,7 @@ from cloudtaser.wrapper import config as configuration
 from cloudtaser.wrapper.child import Application
 from cloudtaser.wrapper.config import Config
 from cloudtaser.wrapper.delivery import NOTHING, Values
-from cloudtaser.wrapper.errors import WrapperError
+from cloudtaser.wrapper.errors import EX_SOFTWARE, WrapperError, fault
 from cloudtaser.wrapper.log import Log
 from cloudtaser.wrapper.loop import Loop
 from cloudtaser.wrapper.signals import Signals
@@ -74,6 +74,9 @@ def run(arguments: list[str]) -> int:
     except WrapperError as error:
         log.error(error.diagnostic(), code=error.code)
         return error.code
+    except Exception as error:  # noqa: BLE001  # the last line before the user
+        log.error(f"cloudtaser-wrapper failed: {fault(error)}", code=EX_SOFTWARE)
+        return EX_SOFTWARE
 
 
 def _supervise(
@@ -130,6 +133,7 @@ def _environment_at_start() -> dict[bytes, bytes]:
     out.
     """
     environ = dict(posix.environ)
+    environ.pop(b"", None)  # "=x" among the variables, which Python's execve takes from nobody
     if environ.get(b"LC_CTYPE") not in (b"C.UTF-8", b"C.utf8", b"UTF-8"):
         return environ
     try:

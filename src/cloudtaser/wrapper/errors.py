@@ -4,6 +4,7 @@ Raised everywhere in the wrapper, printed by `app` as one line. The wrapper cann
 `cloudtaser.errors`: it imports nothing outside itself.
 """
 
+EX_SOFTWARE = 70
 EX_TEMPFAIL = 75
 EX_NOPERM = 77
 EX_CONFIG = 78
@@ -66,3 +67,12 @@ class CommandError(WrapperError):
     def __init__(self, what: str, code: int, *, on: str = "", fix: str = "") -> None:
         super().__init__(what, on=on, fix=fix)
         self.code = code
+
+
+def fault(error: Exception) -> str:
+    """A fault of the wrapper's own in one line: its kind and place. Not its text, which may hold a value."""
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    place = f" in {at.tb_frame.f_code.co_name}, line {at.tb_lineno}" if at is not None else ""
+    return f"unexpected {type(error).__name__}{place}"

@@ -9,7 +9,7 @@ from cloudtaser.wrapper.backoff import Backoff, about
 from cloudtaser.wrapper.client import Answer, Client
 from cloudtaser.wrapper.config import Config
 from cloudtaser.wrapper.delivery import Values
-from cloudtaser.wrapper.errors import ConfigError, RefusedError, UnavailableError, WrapperError
+from cloudtaser.wrapper.errors import ConfigError, RefusedError, UnavailableError, WrapperError, fault
 from cloudtaser.wrapper.lease import Lease
 from cloudtaser.wrapper.log import Log
 from cloudtaser.wrapper.loop import Loop
@@ -60,7 +60,8 @@ class Session:
             except UnavailableError as error:
                 pause = max(self._backoff.next(), error.retry_after)
                 now = self._loop.now()
-                if limit and now + pause - began > limit:
+                left = began + limit - now
+                if limit and left <= 0:
                     what = f"secrets unreachable for {now - began:.0f} s: {error.diagnostic()}"
                     raise UnavailableError(
                         what, fix="CLOUDTASER_STARTUP_TIMEOUT is how long to try"
@@ -70,7 +71,7 @@ class Session:
                     reminded = now
                 else:
                     self._log.debug("still unreachable", reason=error.diagnostic())
-                await self._loop.sleep(pause)
+                await self._loop.sleep(min(pause, left) if limit else pause)
 
     async def _start_once(self) -> Values:
         is_fresh = self._token is None
@@ -116,6 +117,10 @@ class Session:
                 self._not_before = self._loop.now() + max(self._backoff.next(), error.retry_after)
             except WrapperError as error:
                 self._complain(error.diagnostic())
+                self._not_before = self._loop.now() + about(_REFUSED_PAUSE)
+            except Exception as error:  # noqa: BLE001  # a fault of ours must not end the application
+                self._client.close()
+                self._complain(fault(error))
                 self._not_before = self._loop.now() + about(_REFUSED_PAUSE)
             else:
                 if self._away:

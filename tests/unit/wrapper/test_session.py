@@ -1,0 +1,137 @@
+"""The session while the application runs: whatever goes wrong, it goes on, and nothing of it is fatal."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from cloudtaser.wrapper.client import Answer
+from cloudtaser.wrapper.config import Config, load
+from cloudtaser.wrapper.delivery import Values
+from cloudtaser.wrapper.errors import UnavailableError
+from cloudtaser.wrapper.http1 import Response
+from cloudtaser.wrapper.log import Log
+from cloudtaser.wrapper.loop import Loop
+from cloudtaser.wrapper.session import Session
+
+Said = dict[str, object] | BaseException
+
+
+def config(**more: str) -> Config:
+    settings = {
+        "VAULT_ADDR": "http://127.0.0.1:1",
+        "VAULT_AUTH_METHOD": "token",
+        "VAULT_TOKEN": "t",
+        "CLOUDTASER_SECRET_PATHS": "secret/data/app",
+        "CLOUDTASER_ROTATION_DEBOUNCE": "0",
+        **more,
+    }
+    return load({name.encode(): value.encode() for name, value in settings.items()})
+
+
+def kv2(value: str, version: int, created: str = "") -> dict[str, object]:
+    """A secret, read at `created`, as the engine gives it."""
+    return {"data": {"data": {"password": value}, "metadata": {"version": version, "created_time": created}}}
+
+
+def metadata(version: int, created: str = "", *, deleted: str = "") -> dict[str, object]:
+    state = {"created_time": created, "deletion_time": deleted, "destroyed": False}
+    return {"data": {"current_version": version, "versions": {str(version): state}}}
+
+
+class Script:
+    """A client that answers reads with what the test says, in order; then it ends the watch."""
+
+    def __init__(self, *said: Said) -> None:
+        self._said = list(said)
+        self.asked: list[str] = []
+        self.token: object = None
+        self.closed = 0
+
+    def close(self) -> None:
+        self.closed += 1
+
+    async def call(self, method: bytes, path: str, body: object = None) -> Answer:
+        return answer({"data": {"ttl": 0}})
+
+    async def read(self, paths: list[str]) -> list[Answer]:
+        self.asked += paths
+        if not self._said:
+            raise KeyboardInterrupt
+        said = self._said.pop(0)
+        if isinstance(said, BaseException):
+            raise said
+        return [answer(said) for _ in paths]
+
+
+def answer(document: dict[str, object]) -> Answer:
+    response = Response()
+    response.status = 404 if "errors" in document else 200
+    response.body.append(json.dumps(document).encode())
+    return Answer(response)
+
+
+class Clock:
+    """Moves on by itself: the loop never really waits."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 60.0
+        return self.now
+
+
+def live(settings: Config, client: Script) -> tuple[list[Values], str]:
+    """Start, then watch until the script is over; what was delivered after the start, and the log."""
+    reading, writing = os.pipe()
+    loop = Loop(Clock())
+    delivered: list[Values] = []
+
+    async def life() -> None:
+        session = Session(loop, settings, client, Log(fd=writing))  # type: ignore[arg-type]  # a script
+        await session.start()
+        await session.watch(delivered.append)
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            loop.run(loop.spawn(life()))
+    finally:
+        os.close(writing)
+        with os.fdopen(reading, "rb") as file:
+            log = file.read().decode()
+    return delivered, log
+
+
+def test_a_fault_of_the_wrappers_own_leaves_the_application_running_and_is_said_once() -> None:
+    client = Script(
+        kv2("old", 1),
+        OverflowError("s3cret"),
+        OverflowError("s3cret"),
+        metadata(2),
+        metadata(2),
+        kv2("new", 2),
+    )
+    delivered, log = live(config(), client)
+    assert [bytes(values.spans["PASSWORD"].view()) for values in delivered] == [b"new"]
+    assert log.count("unexpected OverflowError") == 1
+    assert "s3cret" not in log
+    assert client.closed
+
+
+def test_a_pause_the_server_asks_for_does_not_shorten_the_time_it_is_tried() -> None:
+    """Busy once, for longer than is left: the last attempt comes at the end of the time, not never."""
+    now = [0.0]
+    loop = Loop(lambda: now[0])
+    client = Script(UnavailableError("busy", retry_after=0.4), kv2("there", 1))
+    session = Session(loop, config(CLOUDTASER_STARTUP_TIMEOUT="0.2"), client, Log("error"))  # type: ignore[arg-type]  # a script
+    starting = loop.spawn(session.start())
+    assert client.asked == ["secret/data/app"]
+    assert starting.wait is not None
+    assert starting.wait.deadline == pytest.approx(0.2)
+    now[0] = 0.2
+    values = loop.run(starting)
+    assert isinstance(values, Values)
+    assert bytes(values.spans["PASSWORD"].view()) == b"there"
