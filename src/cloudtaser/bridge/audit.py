@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import secrets
+from collections import Counter
 from collections.abc import Callable
 from typing import Final, Literal
 
@@ -53,6 +54,8 @@ class Audit:
         self._sink = sink
         self._run = run or secrets.token_hex(8)
         self._seq = 0
+        self.counts: Counter[tuple[str, str]] = Counter()
+        """Requests by verdict and reason, for metrics; reasons are words of the program, so there are few."""
         self._encode = msgspec.json.Encoder().encode
         self._second = -1
         self._date = ""
@@ -81,6 +84,7 @@ class Audit:
     ) -> None:
         """Write one line; `now` in seconds since the epoch."""
         self._seq += 1
+        self.counts[verdict, reason] += 1
         self._sink(
             self._encode(
                 Line(

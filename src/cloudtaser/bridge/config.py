@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn, TypeVar
 
+from cloudtaser.bridge.limits import CLUSTER, PEER, TOKEN, Rate
 from cloudtaser.errors import ConfigError
 from cloudtaser.net.dial import Address
 from cloudtaser.secret import Secret
@@ -50,6 +51,9 @@ class Config:
     metrics_addr: Address | None
     certificate_ttl: float
     drain: float
+    rate_peer: Rate
+    rate_token: Rate
+    rate_cluster: Rate
     log_level: str
 
 
@@ -87,6 +91,9 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
         metrics_addr=values.optional("metrics-addr", _metrics_addr),
         certificate_ttl=values.take("certificate-ttl", "24h", _seconds(10, 24 * 3600)),
         drain=values.take("drain", "30s", _seconds(0, 3600)),
+        rate_peer=values.take("rate-peer", str(PEER), Rate.parse),
+        rate_token=values.take("rate-token", str(TOKEN), Rate.parse),
+        rate_cluster=values.take("rate-cluster", str(CLUSTER), Rate.parse),
         log_level=values.take("log-level", "info", _log_level),
     )
 
@@ -129,6 +136,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--status-socket", metavar="PATH", help=f"Unix socket ({DEFAULT_STATUS_SOCKET})")
     parser.add_argument("--metrics-addr", metavar="ADDR", help="opens loopback metrics, as 127.0.0.1:9091")
     parser.add_argument("--certificate-ttl", metavar="TIME", help="life of what it signs (24h)")
+    parser.add_argument(
+        "--rate-peer",
+        metavar="RATE",
+        help=f"a pod's requests without a proven token, a second/at once ({PEER})",
+    )
+    parser.add_argument("--rate-token", metavar="RATE", help=f"requests under one token ({TOKEN})")
+    parser.add_argument("--rate-cluster", metavar="RATE", help=f"requests of one cluster ({CLUSTER})")
     parser.add_argument("--drain", metavar="TIME", help="how long open streams may take at SIGTERM (30s)")
     parser.add_argument("--log-level", metavar="LEVEL", help=", ".join(LOG_LEVELS))
     parser.add_argument("--version", action="version", version=f"cloudtaser-bridge {VERSION}")

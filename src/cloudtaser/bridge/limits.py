@@ -13,7 +13,10 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Final
 
+from cloudtaser.errors import ConfigError
+
 TABLE_SIZE: Final = 65536
+_MOST: Final = 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +27,22 @@ class Rate:
     burst: float
 
     def __post_init__(self) -> None:
-        if self.per_second <= 0 or self.burst < 1:
+        if not (0 < self.per_second <= _MOST and 1 <= self.burst <= _MOST):
             raise ValueError("a rate needs a positive speed and a burst of at least one")
+
+    @classmethod
+    def parse(cls, text: str) -> Rate:
+        """`20/200`: twenty a second, two hundred at once. ConfigError for anything else."""
+        speed, slash, burst = text.partition("/")
+        try:
+            if slash:
+                return cls(float(speed), float(burst))
+        except ValueError:
+            pass
+        raise ConfigError(f"{text!r} is no rate", fix="requests a second and at once, as 20/200")
+
+    def __str__(self) -> str:
+        return f"{self.per_second:g}/{self.burst:g}"
 
 
 PEER: Final = Rate(20, 200)

@@ -6,11 +6,11 @@ is one home for every number; only what happens and passes is counted here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, Protocol
 
 from prometheus_client import CollectorRegistry, Counter
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 PREFIX: Final = "cloudtaser_bridge"
@@ -19,8 +19,10 @@ PREFIX: Final = "cloudtaser_bridge"
 class Metrics:
     """The bridge's own registry."""
 
-    def __init__(self, describe: Callable[[], dict[str, Any]]) -> None:
-        """`describe` gives the status document."""
+    def __init__(
+        self, describe: Callable[[], dict[str, Any]], requests: Mapping[tuple[str, str], int], pool: Pool
+    ) -> None:
+        """`describe` gives the status document; `requests` counts by verdict and reason."""
         self.registry = CollectorRegistry()
         self.failures = Counter(
             f"{PREFIX}_failures",
@@ -28,12 +30,28 @@ class Metrics:
             ["what", "where"],
             registry=self.registry,
         )
-        self.registry.register(_Gauges(describe))
+        self.registry.register(_Gauges(describe, requests, pool))
+
+
+class Pool(Protocol):
+    """What `upstream` tells of itself."""
+
+    @property
+    def connections(self) -> int:
+        """Open connections to OpenBao."""
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for one."""
 
 
 class _Gauges(Collector):
-    def __init__(self, describe: Callable[[], dict[str, Any]]) -> None:
+    def __init__(
+        self, describe: Callable[[], dict[str, Any]], requests: Mapping[tuple[str, str], int], pool: Pool
+    ) -> None:
         self._describe = describe
+        self._requests = requests
+        self._pool = pool
 
     def collect(self) -> Iterable[Metric]:
         status = self._describe()
@@ -58,6 +76,16 @@ class _Gauges(Collector):
                 parked.add_metric([label, room], number)
             for field, family in families.items():
                 family.add_metric([label], float(cluster[field]))
+        counted = CounterMetricFamily(
+            f"{PREFIX}_requests",
+            "Requests of pods and operators; a limit that was hit is a reason",
+            labels=["verdict", "reason"],
+        )
+        for labels, number in self._requests.items():
+            counted.add_metric(labels, number)
+        yield counted
+        yield _single("openbao_connections", "Open connections to OpenBao", self._pool.connections)
+        yield _single("openbao_waiting", "Requests that wait for a connection", self._pool.waiting)
         yield parked
         yield from families.values()
 

@@ -66,12 +66,12 @@ class Bridge:
         self._services = Services(
             upstream=self._upstream,
             audit=self._audit,
-            limits=Limits(),
+            limits=Limits(peer=config.rate_peer, token=config.rate_token, cluster=config.rate_cluster),
             refetch_keys=self._refetch_keys,
             reviewer_token=self._reviewer_token,
             now=time.time,
         )
-        self._metrics = Metrics(self.status)
+        self._metrics = Metrics(self.status, self._audit.counts, self._upstream)
         self._tally = Tally()
         self._stations: dict[str, Station] = {}
         self._beacons_down: set[str] = set()
@@ -164,6 +164,7 @@ class Bridge:
     async def _drain(self) -> None:
         _log.info("draining", seconds=self._config.drain, streams=self._streams())
         stations = list(self._stations.values())
+        self._services.drain()
         try:
             async with asyncio.timeout(self._config.drain):
                 await asyncio.gather(*(station.drain() for station in stations))

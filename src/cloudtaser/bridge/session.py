@@ -62,9 +62,19 @@ class Services:
     holders: Holders = field(default_factory=Holders)
     times: Times = field(default_factory=Times)
     health: HealthWatch = field(init=False)
+    sessions: set[Session] = field(default_factory=set)
+    """Those whose TLS is up; each adds and removes itself."""
+    draining: bool = False
+    """The bridge is stopping: a request under way is answered, and its stream closed behind it."""
 
     def __post_init__(self) -> None:
         self.health = HealthWatch(self.upstream)
+
+    def drain(self) -> None:
+        """Close every session as soon as it has nothing under way."""
+        self.draining = True
+        for session in list(self.sessions):
+            session.wind_up()
 
 
 def pod_protocol(cluster: Cluster, opening: Opening, services: Services) -> asyncio.Protocol:
@@ -135,10 +145,15 @@ class Session(asyncio.Protocol):
         """The turn is answered and has read its body."""
         self._turn = None
         self._deadline = self.loop.time() + self.services.times.idle
-        if close:
+        if close or self.services.draining:
             self._close()
         else:
             self._pump()
+
+    def wind_up(self) -> None:
+        """The bridge is stopping: close, unless a request is under way or half here."""
+        if self._turn is None and not self._queue and self._parser.idle:
+            self._close()
 
     def abort(self) -> None:
         """The answer broke off in its middle; the stream must show it."""
@@ -153,6 +168,7 @@ class Session(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one without deriving from it
         self._deadline = self.loop.time() + self.services.times.idle
         self._timer = self.loop.call_at(self._deadline, self._tick)
+        self.services.sessions.add(self)
 
     def data_received(self, data: bytes) -> None:
         """Bytes of requests."""
@@ -183,6 +199,7 @@ class Session(asyncio.Protocol):
         self._closing = True
         self._transport = None
         self._queue.clear()
+        self.services.sessions.discard(self)
         if self._timer is not None:
             self._timer.cancel()
         if self._turn is not None:

@@ -71,7 +71,7 @@ class Turn:
         """Judge the head, and start."""
         head = self._head
         assert head is not None
-        self._reply.last = not head.keep_alive
+        self._reply.last = not head.keep_alive or self._session.services.draining
         verdict = judge(head.method, head.target, head.headers, self._session.pin)
         self._account.path = verdict.path
         try:

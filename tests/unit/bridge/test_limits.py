@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudtaser.bridge.limits import Buckets, Limits, Rate
+from cloudtaser.errors import ConfigError
 
 ONE = Rate(1, 1)
 
@@ -83,3 +84,14 @@ def test_a_known_token_is_counted_by_itself() -> None:
 def test_a_rate_that_lets_nothing_through_is_a_mistake(speed: float, burst: float) -> None:
     with pytest.raises(ValueError):
         Rate(speed, burst)
+
+
+def test_a_rate_is_written_as_it_is_read() -> None:
+    assert Rate.parse("20/200") == Rate(20, 200)
+    assert str(Rate.parse("0.5/3")) == "0.5/3"
+
+
+@pytest.mark.parametrize("text", ["", "20", "20/", "/200", "a/b", "0/1", "1/0", "nan/2", "1/inf", "1/2/3"])
+def test_what_is_no_rate_says_how_one_is_written(text: str) -> None:
+    with pytest.raises(ConfigError, match="20/200"):
+        Rate.parse(text)

@@ -507,3 +507,39 @@ async def test_a_failure_of_our_own_is_an_answer_and_a_log_line(monkeypatch: pyt
         assert "secret detail" not in answer.errors
         assert (await pod.say(GET)).status == 200
     assert isinstance(seen[0]["exception"], RuntimeError)
+
+
+async def test_a_stopping_bridge_closes_idle_streams_at_once() -> None:
+    async with stream(answers_everything) as (pod, bridge, _):
+        assert (await pod.say(GET)).status == 200
+        bridge.services.drain()
+        assert await pod.rest() == b""
+        assert not bridge.services.sessions
+
+
+async def test_a_stopping_bridge_answers_what_it_was_asked_and_then_closes() -> None:
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def waits(line: Line) -> None:
+        await line.request()
+        asked.set()
+        await answer.wait()
+        await line.say(OK)
+
+    async with stream(waits) as (pod, bridge, _):
+        pod.writer.write(GET + GET)
+        await asked.wait()
+        bridge.services.drain()
+        answer.set()
+        assert (await pod.answer()).status == 200
+        assert await pod.rest() == b"", "what was pipelined behind it is not begun"
+        assert not bridge.services.sessions
+
+
+async def test_a_request_that_begins_while_the_bridge_stops_is_told_that_it_is_the_last() -> None:
+    async with stream(answers_everything) as (pod, bridge, _):
+        assert (await pod.say(GET + GET[:20])).status == 200
+        bridge.services.drain()
+        answer = await pod.say(GET[20:])
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+        assert await pod.rest() == b""
