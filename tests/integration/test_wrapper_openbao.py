@@ -368,6 +368,17 @@ def test_a_secret_that_vanishes_leaves_the_application_running(vault: Vault) -> 
         assert started(wrapped)[1] == "two"
 
 
+def test_a_secret_deleted_with_its_versions_and_made_again_is_delivered(vault: Vault) -> None:
+    vault.put("secret/data/remade", value="one")
+    with Wrapped(
+        "sh", "-c", PRINT_AND_WAIT, settings=vault.settings("secret/data/remade", **QUICK)
+    ) as wrapped:
+        assert started(wrapped)[1] == "one"
+        vault.api("DELETE", "secret/metadata/remade")
+        vault.put("secret/data/remade", value="two")  # version 1 again
+        assert started(wrapped)[1] == "two"
+
+
 def test_a_secret_that_turns_forbidden_leaves_the_application_running(vault: Vault) -> None:
     vault.put("secret/data/closing", value="one")
     with Wrapped(

@@ -20,12 +20,13 @@ CHANGED, FORBIDDEN, GONE = "changed", "forbidden", "gone"
 class Secret:
     """A path and what was last read from it. `version` is None where the path is no KV version 2 secret."""
 
-    __slots__ = ("fields", "lease", "path", "trouble", "version", "watches_data")
+    __slots__ = ("_created", "fields", "lease", "path", "trouble", "version", "watches_data")
 
     def __init__(self, path: SecretPath) -> None:
         self.path = path
         self.fields: dict[str, Span] = {}
         self.version: int | None = None
+        self._created = ""  # when that version was: one deleted with its metadata comes back as version 1
         self.lease: Lease | None = None
         self.trouble = ""
         self.watches_data = False
@@ -57,6 +58,7 @@ class Secret:
         version = jsontext.integer(answer.buffer, data.get("metadata", "version"))
         if "/data/" in self.path.path and version and "data" in data.members:
             self.version = version
+            self._created = jsontext.text(answer.buffer, data.get("metadata", "created_time"))
             data = data.members["data"]
             if data.kind != jsontext.OBJECT:
                 return GONE
@@ -77,12 +79,14 @@ class Secret:
             return GONE
         if self.watches_data:
             version = jsontext.integer(answer.buffer, answer.root.get("data", "metadata", "version"))
+            latest = answer.root.get("data", "metadata")
         else:
             version = jsontext.integer(answer.buffer, answer.root.get("data", "current_version"))
             latest = answer.root.get("data", "versions", str(version))
             if latest is None or _is_deleted(answer, latest):
                 return GONE
-        return CHANGED if version != self.version else ""
+        created = jsontext.text(answer.buffer, latest.get("created_time")) if latest is not None else ""
+        return CHANGED if version != self.version or created != self._created else ""
 
     def renewed_duration(self, answer: Answer) -> float:
         """Seconds a renewal granted."""

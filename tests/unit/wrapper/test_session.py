@@ -135,3 +135,20 @@ def test_a_pause_the_server_asks_for_does_not_shorten_the_time_it_is_tried() -> 
     values = loop.run(starting)
     assert isinstance(values, Values)
     assert bytes(values.spans["PASSWORD"].view()) == b"there"
+
+
+@pytest.mark.parametrize("seen_gone", [True, False])
+def test_a_secret_that_was_deleted_and_made_again_under_its_old_version_is_delivered(seen_gone: bool) -> None:
+    gone: list[Said] = [{"errors": []}] if seen_gone else []
+    again = metadata(1, "2026-01-02T00:00:00Z")
+    client = Script(
+        kv2("old", 1, "2026-01-01T00:00:00Z"),
+        metadata(1, "2026-01-01T00:00:00Z"),
+        *gone,
+        again,
+        again,
+        kv2("new", 1, "2026-01-02T00:00:00Z"),
+        again,
+    )
+    delivered, _ = live(config(), client)
+    assert [bytes(values.spans["PASSWORD"].view()) for values in delivered] == [b"new"]
