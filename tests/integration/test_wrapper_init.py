@@ -212,6 +212,46 @@ def test_queued_signals_are_passed_on_in_their_number() -> None:
         wrapped.signal(signal.SIGTERM)
 
 
+LEAVES_ITS_GROUP = """
+import os, signal, time
+signal.signal(signal.SIGTERM, lambda *_: os._exit(5))
+reading, writing = os.pipe()
+child = os.fork()
+if child == 0:
+    os.setpgid(0, 0)
+    os.close(writing)
+    os.read(reading, 1)  # until the parent is gone
+    os._exit(0)
+os.setpgid(child, child)
+os.setpgid(0, child)
+print("left", flush=True)
+while True:
+    time.sleep(1)
+"""
+
+
+def test_an_application_that_left_its_group_is_reached_all_the_same() -> None:
+    with Wrapped(sys.executable, "-u", "-c", LEAVES_ITS_GROUP) as wrapped:
+        assert wrapped.line() == "left"
+        wrapped.signal(signal.SIGTERM)
+        assert wrapped.wait() == 5
+
+
+def test_a_nameless_variable_does_not_keep_the_command_from_starting() -> None:
+    exec_with = textwrap.dedent(
+        f"""
+        import ctypes
+        argv = {[*PREFIX, "--", "env"]!r}
+        words = (ctypes.c_char_p * (len(argv) + 1))(*map(str.encode, argv), None)
+        environ = (ctypes.c_char_p * 4)(b"PATH={os.environ["PATH"]}", b"=x=y", b"bare", None)
+        ctypes.CDLL(None).execve(words[0], words, environ)
+        """
+    )
+    done = subprocess.run([sys.executable, "-c", exec_with], capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"PATH={os.environ['PATH']}\n"
+
+
 def test_signals_reach_the_whole_process_group() -> None:
     with Wrapped("sh", "-c", "sleep 1000 & echo $! $$; wait") as wrapped:
         sleeper, shell = map(int, wrapped.line().split())

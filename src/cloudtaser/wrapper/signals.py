@@ -47,6 +47,10 @@ class Signals:
         before = _signal.signal(number, handler)
         self._dispositions[number] = _signal.SIG_IGN if before == _signal.SIG_IGN else _signal.SIG_DFL
 
+    def was_ignored(self, number: int) -> bool:
+        """Whether the wrapper was started with the signal ignored (nohup, a job in the background)."""
+        return bool(self._dispositions.get(number) == _signal.SIG_IGN)
+
     def fileno(self) -> int:
         """The descriptor that becomes readable when a signal came."""
         return self._reading

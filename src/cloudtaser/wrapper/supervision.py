@@ -87,9 +87,11 @@ class Supervision:
             Command(SEND, _signal.SIGCONT),
         ]
 
-    def signal(self, number: int) -> list[Command]:
-        """A signal came to the wrapper."""
+    def signal(self, number: int, *, ignored: bool = False) -> list[Command]:
+        """A signal came to the wrapper; `ignored`: without a wrapper it would have had no effect at first."""
         if self._state == _WAITING:
+            if ignored:
+                return []
             if number == _signal.SIGTSTP:
                 return [Command(SUSPEND)]
             return [Command(EXIT, 128 + number)] if number in _ENDS_AN_IDLE_WRAPPER else []

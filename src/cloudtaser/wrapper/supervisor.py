@@ -90,7 +90,7 @@ class Supervisor:
     def _take_signals(self) -> None:
         for number in self._signals.take():
             if is_passed_on(number):
-                self._carry_out(self._supervision.signal(number))
+                self._carry_out(self._supervision.signal(number, ignored=self._signals.was_ignored(number)))
 
     def _reap(self) -> None:
         """Collect what ended, a bounded number at a time, so that a storm of children cannot hold up a
@@ -124,7 +124,7 @@ class Supervisor:
             elif command.kind == supervision.START and isinstance(argument, Values):
                 self._start(argument)
             elif command.kind == supervision.CLEAR:
-                self._send(_signal.SIGKILL)
+                self._send_to_group(_signal.SIGKILL)
             elif command.kind == supervision.FOREGROUND:
                 self._foreground()
             elif command.kind == supervision.SUSPEND:
@@ -148,6 +148,15 @@ class Supervisor:
             self._code = error.code
 
     def _send(self, number: int) -> None:
+        """To the application's group, and to the application itself where it has left that group."""
+        self._send_to_group(number)
+        try:
+            if self._pid and posix.getpgid(self._pid) != self._pid:
+                posix.kill(self._pid, number)
+        except OSError:
+            return
+
+    def _send_to_group(self, number: int) -> None:
         if self._pid:
             try:
                 posix.kill(-self._pid, number)

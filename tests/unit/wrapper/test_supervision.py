@@ -52,6 +52,16 @@ def test_before_there_is_an_application_a_signal_ends_the_wrapper() -> None:
     assert machine.signal(SIGTERM) == [Command(EXIT, 143)]
 
 
+def test_a_signal_that_was_ignored_at_the_start_does_not_end_the_wait_for_secrets() -> None:
+    machine = Supervision(grace=5, probation=10)
+    assert machine.signal(SIGHUP, ignored=True) == []  # nohup
+    assert machine.signal(SIGHUP) == [Command(EXIT, 129)]
+
+
+def test_the_application_may_handle_what_was_ignored_at_the_start(supervision: Supervision) -> None:
+    assert supervision.signal(SIGHUP, ignored=True) == [Command(SEND, SIGHUP)]
+
+
 def test_new_values_restart_the_application(supervision: Supervision) -> None:
     rotate(supervision, "new", 0)
 
