@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.unit.wrapper.launch import Wrapped, run
+from tests.unit.wrapper.launch import PREFIX, Wrapped, run
 
 Answer = Callable[[bytes, str], bytes | Iterable[bytes] | None]
 LOGIN = {"auth": {"client_token": "s.token", "lease_duration": 3600, "renewable": True}}
@@ -281,6 +281,20 @@ def test_a_peer_that_says_nothing_holds_up_no_signal(authority: Authority, setti
             accepted.close()
 
 
+def test_what_nohup_ignores_does_not_end_the_wait_for_secrets(
+    authority: Authority, settings: Settings
+) -> None:
+    nohup = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", *PREFIX]
+    with socket.create_server(("127.0.0.1", 0)) as silent, Bridge(authority, usual) as bridge:
+        address = {"VAULT_ADDR": f"broker://127.0.0.1:{silent.getsockname()[1]}"}
+        with Wrapped(*SHOW, settings=settings(bridge) | address, prefix=nohup) as wrapped:
+            accepted, _ = silent.accept()
+            wrapped.signal(signal.SIGHUP)
+            wrapped.signal(signal.SIGTERM)
+            assert wrapped.wait() == 128 + signal.SIGTERM
+            accepted.close()
+
+
 def test_a_bridge_that_stalls_while_the_application_runs_holds_up_nothing(
     authority: Authority, settings: Settings
 ) -> None:
@@ -359,3 +373,31 @@ def test_a_pipe_in_the_place_of_the_token_file_is_not_waited_for(
     with Bridge(authority, usual) as bridge:
         mine = settings(bridge, VAULT_JWT_FILE=str(tmp_path / "pipe"))
         assert "VAULT_JWT_FILE" in run("--", *SHOW, settings=mine, check_code=78).stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "variable"),
+    [
+        ({"VAULT_CACERT": "/nowhere/ca.pem"}, "VAULT_CACERT"),
+        ({"VAULT_CACERT": "/dev/null"}, "VAULT_CACERT"),
+        ({"VAULT_CLIENT_CERT": "/dev/null", "VAULT_CLIENT_KEY": "/dev/null"}, "VAULT_CLIENT_CERT"),
+        (
+            {"CLOUDTASER_CA": "-----BEGIN CERTIFICATE-----\nMAAA\n-----END CERTIFICATE-----"},
+            "CLOUDTASER_CA",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_said_before_the_server_is_there(
+    tmp_path: Path, change: dict[str, str], variable: str
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("eyJh.eyJz.c2ln")
+    nobody = {
+        "VAULT_ADDR": "https://127.0.0.1:1",
+        "VAULT_JWT_FILE": str(token),
+        "CLOUDTASER_SECRET_PATHS": "secret/data/app",
+        "CLOUDTASER_STARTUP_TIMEOUT": "20",
+    }
+    done = run("--", *SHOW, settings=nobody | change, check_code=78)
+    assert len(done.stderr.splitlines()) == 1
+    assert variable in done.stderr

@@ -59,7 +59,7 @@ class Answer:
 
 
 class Client:
-    """Requests with the session's token. One request or batch at a time."""
+    """Requests with the session's token, one request or batch at a time. ConfigError for a bad CA or key."""
 
     __slots__ = ("_config", "_connection", "_endpoint", "_loop", "_trust", "correlation", "token")
 
@@ -68,6 +68,8 @@ class Client:
         self._config = config
         self._endpoint = endpoint
         self._trust = Trust(config, endpoint)
+        if endpoint.tls:
+            self._trust.context()  # a file that cannot be used is said now, not when the server is there
         self._connection: Connection | None = None
         self.token: Span | None = None
         self.correlation = posix.urandom(8).hex()

@@ -266,7 +266,8 @@ def _authentication(config: Config, settings: _Settings, endpoint: Endpoint) -> 
         "VAULT_AUTH_MOUNT_PATH", "auth/jwt" if endpoint.broker else "auth/kubernetes"
     ).strip("/")
     config.mount = mount if mount.startswith("auth/") else f"auth/{mount}"
-    if not all(letter.isalnum() or letter in "-_./" for letter in config.mount) or ".." in config.mount:
+    segments = mount.removeprefix("auth/").split("/")
+    if mount == "auth" or not all(map(_is_segment, segments)):
         raise ConfigError(f"{mount!r} is no mount path", on="VAULT_AUTH_MOUNT_PATH")
     config.token = settings.raw("VAULT_TOKEN")
     if config.method == "token":
@@ -276,6 +277,10 @@ def _authentication(config: Config, settings: _Settings, endpoint: Endpoint) -> 
             )
         if not all(33 <= byte <= 126 for byte in config.token):
             raise ConfigError("the value holds a blank or a control character", on="VAULT_TOKEN")
+
+
+def _is_segment(text: str) -> bool:
+    return text not in ("", ".", "..") and all(letter.isalnum() or letter in "-_." for letter in text)
 
 
 def parse_address(text: str, allow_http: bool) -> Endpoint:
