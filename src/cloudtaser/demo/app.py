@@ -9,23 +9,28 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import secrets
+import shlex
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
 from cloudtaser.demo import setup
-from cloudtaser.demo.chain import Chain, Pod
+from cloudtaser.demo.chain import Chain, Pod, program
+from cloudtaser.demo.guard import guard
+from cloudtaser.demo.openbao import bao_binary
 from cloudtaser.demo.postgres import PostgresServer
-from cloudtaser.demo.process import PartProcess
+from cloudtaser.demo.process import PartProcess, start_in_thread
 from cloudtaser.demo.search import forms, occurrences
 from cloudtaser.demo.story import Story
 from cloudtaser.demo.timing import time_hops
 from cloudtaser.errors import CloudtaserError, UnavailableError
+from cloudtaser.wire import names
 from cloudtaser.wire.hashes import short_fingerprint
 
 NAMESPACE = "shop"
@@ -36,6 +41,7 @@ _ENV_MAP = "api_key=API_KEY;username=PGUSER,password=PGPASSWORD"
 _LINE_TIMEOUT = 60.0
 _POLL = 0.02
 _SHOWN_BYTES = 24
+_INTERRUPTED = 130
 
 
 class Demo:
@@ -65,13 +71,15 @@ class Demo:
     async def start_servers(self) -> None:
         self.story.chapter("Your EU site: OpenBao, and a database it makes accounts for")
         with self.story.step("a real OpenBao (Raft, TLS, unseals itself) and a real PostgreSQL"):
-            await asyncio.gather(self.chain.start_openbao(), asyncio.to_thread(self.postgres.start))
+            await asyncio.gather(
+                self.chain.start_openbao(), start_in_thread(self.postgres.start, self.postgres.kill)
+            )
         self.story.say(
             f"OpenBao listens at {self.chain.openbao.address}; nothing outside will ever connect to it"
         )
 
     async def register(self) -> None:
-        self.story.chapter("Register the cluster: one value crosses from the cluster's side, its fingerprint")
+        self.story.chapter("Register the cluster: all that is needed of it is its fingerprint")
         self.story.command(f"cloudtaser-cli source register --fingerprint {self.chain.fingerprint}")
         with self.story.step("space, two CAs, login and policies made in OpenBao"):
             result = await self.chain.register()
@@ -89,18 +97,19 @@ class Demo:
         grant = ["source", "allow", self.chain.fingerprint, "--namespace", NAMESPACE]
         grant += ["--serviceaccount", SERVICE_ACCOUNT, "--path", path]
         self.story.command(f"cloudtaser-cli {' '.join(grant)}")
-        with self.story.step("granted; what lies under secret/data/<namespace>/ needs no grant"):
-            await self.chain.cli(*grant)
+        self.story.command("cloudtaser-cli source bridge-token --id bridge-1 > bridge-1.token")
+        with self.story.step("granted (secret/data/<namespace>/ needs no grant); the bridge has its token"):
+            await asyncio.gather(self.chain.cli(*grant), self.chain.new_bridge())
 
     async def connect(self) -> None:
         self.story.chapter("Connect: both sides dial out to the beacon and find each other by hash")
-        with self.story.step("beacon, bridge and the stand-in API server are up"):
-            await asyncio.gather(
-                self.chain.start_beacon(), self.chain.start_bridge(), self.chain.start_apiserver()
-            )
-        with self.story.step("the operator bootstrapped itself from the fingerprint and has a tunnel"):
-            await self.chain.start_operator()
-        self.story.say("no key, token or certificate was configured on the cluster's side")
+        with self.story.step("a beacon, and a stand-in for the cluster's API server"):
+            await asyncio.gather(self.chain.start_beacon(), self.chain.start_apiserver())
+        with self.story.step("bridge and operator met there; the operator enrolled itself and has a tunnel"):
+            await asyncio.gather(self.chain.start_bridge(), self.chain.start_operator())
+        self.story.say(
+            "the operator was given fingerprint and beacon, but no key, token or certificate for it"
+        )
 
     async def deliver(self) -> None:
         self.story.chapter("Start an unchanged program under the wrapper")
@@ -112,6 +121,7 @@ class Demo:
             "CLOUDTASER_SECRET_PATHS": _PATHS,
             "CLOUDTASER_ENV_MAP": _ENV_MAP,
             "CLOUDTASER_ROTATION_INTERVAL": "1",
+            "CLOUDTASER_ROTATION_DEBOUNCE": "0.2",
             "PGHOST": "127.0.0.1",
             "PGPORT": str(self.postgres.port),
             "PGDATABASE": "app",
@@ -158,22 +168,30 @@ class Demo:
 
     def database_password(self) -> bytes:
         """Of the running program, read from its own environment as only root or its owner can."""
-        for child in (
-            Path(f"/proc/{self.application.pid}/task/{self.application.pid}/children").read_text().split()
-        ):
-            variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-            for variable in variables:
-                if variable.startswith(b"PGPASSWORD="):
-                    return variable.partition(b"=")[2]
-        raise UnavailableError("the program is not running", on=self.application.last_lines())
+        for variable in Path(f"/proc/{self.program()}/environ").read_bytes().split(b"\0"):
+            if variable.startswith(b"PGPASSWORD="):
+                return variable.partition(b"=")[2]
+        raise UnavailableError("the program has no password", on=self.application.last_lines())
+
+    def program(self) -> int:
+        """Process id of the running program, the wrapper's child."""
+        wrapper = self.application.pid
+        children = Path(f"/proc/{wrapper}/task/{wrapper}/children").read_text().split()
+        if not children:
+            raise UnavailableError("the program is not running", on=self.application.last_lines())
+        return int(children[0])
 
     async def lose_beacon(self) -> None:
         self.story.chapter("Kill the beacon: the program runs on, the chain comes back by itself")
+        before = self.program()
         await self.chain.beacon.kill()
-        self.story.say("beacon killed with SIGKILL; the program did not notice")
+        self.story.say("beacon killed with SIGKILL")
         with self.story.step("beacon started again, both sides found each other, a new pod got its secret"):
             await self.chain.start_beacon()
             await self.one_shot()
+        if self.program() != before:
+            raise UnavailableError("the program did not run on", on=self.application.last_lines())
+        self.story.say(f"the program noticed nothing: it still runs as process {before}")
 
     async def one_shot(self) -> None:
         """A second pod that only prints how long its secret is."""
@@ -203,32 +221,36 @@ class Demo:
         """Say how to try it by hand."""
         chain = self.chain
         self.story.chapter("Left running; Ctrl-C ends it")
-        admin = chain.directory / "admin.env"
-        admin.touch(mode=0o600)
-        admin.write_text(
-            "".join(f"export {name}='{value}'\n" for name, value in chain.admin_environment.items())
-        )
-        pod_ca = chain.directory / "pod-ca.crt"
-        pod_ca.write_text(chain.pod_ca())
         self.story.say("as OpenBao's administrator:")
-        self.story.command(f". {admin}; bao status; cloudtaser-cli source show {chain.fingerprint}")
+        self.story.command(f". {_write_environment(chain.directory / 'admin.env', chain.admin_environment)}")
+        self.story.command(f"bao status; cloudtaser-cli source show {chain.fingerprint}")
         space = f"cloudtaser/{short_fingerprint(chain.fingerprint)}"
         self.story.command(f"bao kv put -namespace={space} -mount=secret {_SECRET_PATH} api_key=yours")
+        self.story.command(f"tail {self.application.log}")
         self.story.say("as a pod, through broker, beacon and bridge, with the unmodified client:")
-        self.story.command(
-            f"export BAO_ADDR=https://{chain.broker_address} BAO_CACERT={pod_ca} "
-            "BAO_TLS_SERVER_NAME=bridge.cloudtaser.internal"
-        )
+        self.story.command(f". {self.pod_environment()}")
         login = f"bao write -field=token auth/jwt/login role=default jwt=@{self.pod.token_file}"
         self.story.command(f"export BAO_TOKEN=$({login})")
         self.story.command(f"bao read secret/data/{_SECRET_PATH}")
+        self.story.say("and with a program of your own under the wrapper:")
+        self.story.command("cloudtaser-wrapper -- sh -c 'echo \"$API_KEY as $PGUSER\"'")
         self.story.say(f"logs are in {chain.logs}")
+
+    def pod_environment(self) -> Path:
+        """A file of variables under which `bao` and the wrapper are the pod."""
+        pod_ca = self.chain.directory / "pod-ca.crt"
+        pod_ca.write_text(self.chain.pod_ca())
+        client = {"BAO_ADDR": f"https://{self.chain.broker_address}", "BAO_CACERT": str(pod_ca)}
+        client |= {"BAO_TLS_SERVER_NAME": names.BRIDGE_NAME, "BAO_TOKEN": "", "VAULT_TOKEN": ""}
+        wrapper = {"CLOUDTASER_SECRET_PATHS": _PATHS, "CLOUDTASER_ENV_MAP": _ENV_MAP}
+        return _write_environment(self.chain.directory / "pod.env", self.pod.environment | wrapper | client)
 
     async def close(self) -> None:
         """End everything that was started, and remove its files."""
-        await self.chain.close(keep_files=True)
+        await self.chain.close(keep_files=True)  # OpenBao removes its accounts from a running database
         await asyncio.to_thread(self.postgres.stop)
         await asyncio.to_thread(shutil.rmtree, self.chain.directory, True)
+        guard.keep(self.chain.directory)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -248,23 +270,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         story.problem(error.diagnostic())
         return error.exit_code
     except KeyboardInterrupt:
-        return 130
+        return _INTERRUPTED
+    except BrokenPipeError:  # nobody reads on; by now everything has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 async def _run(story: Story, *, keep: bool) -> int:
-    demo = Demo(story)
-    task = asyncio.current_task()
-    with _interruptible(task):
+    with _interruptible(asyncio.current_task()):
+        demo = Demo(story)
         try:
             await demo.run()
-            story.say("")
-            story.say(f"done in {story.elapsed:.0f} s")
+            story.end(f"done in {story.elapsed:.0f} s")
             if keep:
                 demo.leave_running()
-                await asyncio.Event().wait()
+                return await _interrupted()
         except asyncio.CancelledError:
-            story.say("interrupted")
-            return 0 if keep else 130
+            story.end("interrupted")
+            return _INTERRUPTED
         except CloudtaserError:
             story.say(f"logs are kept in {_keep_logs(demo.chain.logs)}")
             raise
@@ -272,6 +295,13 @@ async def _run(story: Story, *, keep: bool) -> int:
             began = time.monotonic()
             await demo.close()
             story.say(f"everything that was started is gone ({time.monotonic() - began:.1f} s)")
+    return 0
+
+
+async def _interrupted() -> int:
+    """Wait for Ctrl-C, which is how a demo that was kept is meant to end."""
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.Event().wait()
     return 0
 
 
@@ -302,6 +332,16 @@ async def _line(part: PartProcess, text: str, *, count: int) -> None:
         if time.monotonic() > deadline:
             raise UnavailableError(f"{part.name} did not print what it should", on=part.last_lines())
         await asyncio.sleep(_POLL)
+
+
+def _write_environment(path: Path, variables: Mapping[str, str]) -> Path:
+    """Write `variables`, and where our programs are, to be read by a shell; only its owner may."""
+    path.touch(mode=0o600)
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+    programs = [Path(program("cloudtaser-cli")).parent, Path(bao_binary()).parent]
+    lines.append(f'export PATH={shlex.quote(":".join(map(str, programs)))}:"$PATH"')
+    path.write_text("\n".join(lines) + "\n")
+    return path
 
 
 def _keep_logs(logs: Path) -> Path:

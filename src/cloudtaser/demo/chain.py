@@ -21,9 +21,10 @@ from typing import Any
 
 from cloudtaser.demo.apiserver import StandInApiServer
 from cloudtaser.demo.certificates import write_server_certificate
+from cloudtaser.demo.guard import guard
 from cloudtaser.demo.openbao import OpenBaoServer, bao_binary
 from cloudtaser.demo.ports import free_port
-from cloudtaser.demo.process import PartProcess
+from cloudtaser.demo.process import PartProcess, start_in_thread
 from cloudtaser.demo.tokens import PodReference
 from cloudtaser.errors import UnavailableError
 from cloudtaser.wire import names
@@ -85,6 +86,8 @@ class Chain:
         self.records = self.directory / "records"
         for path in (self.logs, self.records):
             path.mkdir(exist_ok=True)
+        for path in (self.directory, self.tmpfs):
+            guard.remove(path)
         self.fingerprint = str(uuid.uuid4())
         self.audience = names.pod_audience(short_fingerprint(self.fingerprint))
         self.record = record
@@ -97,6 +100,7 @@ class Chain:
             self.directory / "beacon", "beacon", ["127.0.0.1", "localhost", BEACON_NAME]
         )
         self._parts: list[PartProcess] = []
+        self._wrappers: list[PartProcess] = []
         self._pods: list[Pod] = []
         self._kubelet: asyncio.Task[None] | None = None
         self._bridges, self._operators = 0, 1
@@ -132,7 +136,7 @@ class Chain:
 
     async def start_openbao(self) -> None:
         """Start the real OpenBao; returns once it is active."""
-        await asyncio.to_thread(self.openbao.start)
+        await start_in_thread(self.openbao.start, self.openbao.kill)
 
     async def cli(self, *arguments: str, check: bool = True) -> CommandResult:
         """Run `cloudtaser-cli` as the administrator beside OpenBao would."""
@@ -236,18 +240,21 @@ class Chain:
     def wrap(self, pod: Pod, command: Sequence[str], environment: dict[str, str]) -> PartProcess:
         """`command` under the wrapper as the container's process, not started yet."""
         variables = pod.environment | environment
-        return self._part(pod.reference.name, [program("cloudtaser-wrapper"), "--", *command], variables)
+        part = self._part(pod.reference.name, [program("cloudtaser-wrapper"), "--", *command], variables)
+        self._wrappers.append(part)
+        return part
 
     async def close(self, *, keep_files: bool = False) -> None:
         """End every part that this chain started, and remove its files."""
         if self._kubelet is not None:
             self._kubelet.cancel()
-        await asyncio.gather(*(part.stop() for part in reversed(self._parts)))
-        await self.apiserver.close()
-        await asyncio.to_thread(self.openbao.stop)
-        shutil.rmtree(self.tmpfs, ignore_errors=True)
-        if not keep_files:
-            shutil.rmtree(self.directory, ignore_errors=True)
+        # wrappers first: they give their tokens back through the others
+        await asyncio.gather(*(part.stop() for part in self._wrappers))
+        await asyncio.gather(*(part.stop() for part in self._parts))
+        await asyncio.gather(self.apiserver.close(), asyncio.to_thread(self.openbao.stop))
+        for path in (self.tmpfs,) if keep_files else (self.tmpfs, self.directory):
+            shutil.rmtree(path, ignore_errors=True)
+            guard.keep(path)
 
     def _part(self, name: str, command: list[str], environment: dict[str, str] | None = None) -> PartProcess:
         part = PartProcess(name, command, self.logs / f"{name}.log", environment)
@@ -310,12 +317,15 @@ async def run_command(
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,  # a Ctrl-C is for us, who then end it
     )
     try:
         output, errors = await asyncio.wait_for(process.communicate(), timeout)
-    except TimeoutError:
+    except (TimeoutError, asyncio.CancelledError) as reason:
         process.kill()
         await process.wait()
+        if not isinstance(reason, TimeoutError):
+            raise
         raise UnavailableError(f"{Path(command[0]).name} did not end", on=f"{timeout:.0f} s") from None
     result = CommandResult(process.returncode or 0, output.decode(), errors.decode())
     if check and result.status:

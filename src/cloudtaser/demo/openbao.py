@@ -22,11 +22,11 @@ from typing import Final, Self
 
 from cloudtaser.demo.certificates import CertificateFiles, write_server_certificate
 from cloudtaser.demo.ports import free_port
+from cloudtaser.demo.process import end, spawn
 from cloudtaser.errors import ConfigError, UnavailableError
 from cloudtaser.secret import Secret
 
 START_TIMEOUT: Final = 60.0  # seconds; a first start on a loaded machine takes three
-STOP_TIMEOUT: Final = 10.0
 _POLL: Final = 0.02
 _TOKEN_VARIABLE: Final = "CLOUDTASER_DEMO_ROOT_TOKEN"  # noqa: S105  # the variable's name, not a token
 
@@ -70,18 +70,10 @@ class LocalServer(ABC):
         if self._process is not None and self._process.poll() is None:
             raise RuntimeError("the server was started already")
         environment = {**os.environ, _TOKEN_VARIABLE: self.root_token.reveal_text()}
-        with self.log_file.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment,
-                start_new_session=True,  # a Ctrl-C is for whoever started us; he stops the server in order
-            )
+        process = self._process = spawn(self._command(), self.log_file, environment)
         deadline = time.monotonic() + START_TIMEOUT
         while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            if process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
                 raise UnavailableError(
                     "OpenBao did not start", on=self.address, fix=f"its log is {self.log_file}"
@@ -108,14 +100,8 @@ class LocalServer(ABC):
 
     def _end(self, how: signal.Signals) -> None:
         process, self._process = self._process, None
-        if process is None:
-            return
-        process.send_signal(how)
-        try:
-            process.wait(STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(STOP_TIMEOUT)
+        if process is not None:
+            end(process, how)
 
     def _answers(self) -> bool:
         connection = self._connection()

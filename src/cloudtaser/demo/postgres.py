@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from cloudtaser.demo.ports import free_port
+from cloudtaser.demo.process import end, spawn
 from cloudtaser.errors import UnavailableError
 from cloudtaser.secret import Secret
 
 _START_TIMEOUT = 30.0
-_STOP_TIMEOUT = 10.0
 _POLL = 0.05
 _ADMIN = "postgres"
 # a demo loses nothing by a power cut: no fsync makes start and stop quick
@@ -58,23 +58,21 @@ class PostgresServer:
         arguments = [str(self._binaries / "postgres"), "-D", str(data)]
         for name, value in settings.items():
             arguments += ["-c", f"{name}={value}"]
-        with (self.directory / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                arguments, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, **account
-            )
+        self._process = spawn(arguments, self.directory / "log", **account)
         self._wait()
 
     def stop(self) -> None:
         """Fast shutdown; no effect when it is not running."""
-        if self._process is None:
-            return
-        self._process.send_signal(signal.SIGINT)
-        try:
-            self._process.wait(_STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process = None
+        self._end(signal.SIGINT)
+
+    def kill(self) -> None:
+        """Immediate shutdown, which recovers at the next start. (SIGKILL would leave its children.)"""
+        self._end(signal.SIGQUIT)
+
+    def _end(self, how: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            end(process, how)
 
     def run(self, sql: str, *, database: str = "app") -> str:
         """Run `sql` as the superuser and return what psql prints, unaligned and without headings."""
@@ -109,6 +107,7 @@ class PostgresServer:
                 text=True,
                 check=False,
                 cwd=self.directory,
+                start_new_session=True,
                 **account,
             )
         finally:

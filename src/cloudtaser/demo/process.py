@@ -1,6 +1,7 @@
-"""PartProcess: one program of the chain as a child process, with its log in a file.
+"""Processes that the demo and the tests start: each with its log in a file, none left behind.
 
-Used by `chain`. Ends only what it started, and takes nothing for granted: a part that dies says so with the
+`PartProcess` is one program of the chain, for `chain`; `openbao` and `postgres` use `spawn` and `end` for
+their servers. Ends only what it started, and takes nothing for granted: a part that dies says so with the
 last lines of its log.
 """
 
@@ -13,13 +14,62 @@ import subprocess
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from cloudtaser.demo.guard import guard
 from cloudtaser.errors import UnavailableError
 
 STOP_TIMEOUT = 10.0
 READY_TIMEOUT = 60.0
 _POLL = 0.02
 _LAST_LINES = 5
+
+
+def spawn(
+    arguments: Sequence[str], log: Path, environment: Mapping[str, str] | None = None, **account: Any
+) -> subprocess.Popen[bytes]:
+    """Start a process whose output is added to `log`; `account` as Popen's `user`, `group`, `extra_groups`.
+
+    It gets a session of its own: a Ctrl-C is for whoever started it, who then ends his parts in order.
+    """
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            arguments,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            **account,
+        )
+    guard.watch(process.pid)
+    return process
+
+
+def end(process: subprocess.Popen[bytes], how: signal.Signals) -> int:
+    """Send `how`, and SIGKILL when that has no effect in time; the exit status."""
+    process.send_signal(how)
+    try:
+        status = process.wait(STOP_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        status = process.wait()
+    guard.forget(process.pid)
+    return status
+
+
+async def start_in_thread(start: Callable[[], None], kill: Callable[[], None]) -> None:
+    """Run a blocking `start` in a thread; when we are cancelled, `kill` what it starts until it gives up."""
+    starting = asyncio.ensure_future(asyncio.to_thread(start))
+    try:
+        await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        while not starting.done():
+            kill()
+            await asyncio.wait({starting}, timeout=_POLL)
+        starting.exception()  # that it failed is what was wanted
+        kill()
+        raise
 
 
 class PartProcess:
@@ -41,15 +91,7 @@ class PartProcess:
 
     def start(self) -> None:
         """Start it; its output is added to the log file."""
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self.arguments,
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # a Ctrl-C is for the demo, which then ends its parts in order
-            )
+        self._process = spawn(self.arguments, self.log, self._environment)
 
     async def wait_until(
         self, ready: Callable[[], Awaitable[bool]], what: str, timeout: float = READY_TIMEOUT
@@ -80,14 +122,7 @@ class PartProcess:
 
     async def _end(self, how: signal.Signals) -> int | None:
         process, self._process = self._process, None
-        if process is None:
-            return None
-        process.send_signal(how)
-        try:
-            return await asyncio.to_thread(process.wait, STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return await asyncio.to_thread(process.wait)
+        return None if process is None else await asyncio.to_thread(end, process, how)
 
     def last_lines(self) -> str:
         """The end of its log, for the person who has to know why."""
