@@ -14,6 +14,9 @@ from cloudtaser.net.tls import reason
 
 HIGH_WATER: Final = 256 * 1024
 LOW_WATER: Final = 64 * 1024
+MAX_UNREAD: Final = 1024 * 1024
+"""Bytes that may wait below in all. Data stops at HIGH_WATER; what a protocol answers of itself (a pong, a
+window, TLS's key update) cannot wait, so a peer that asks for it and does not read is cut off here."""
 
 
 class _Nowhere(asyncio.Transport):

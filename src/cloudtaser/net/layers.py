@@ -27,7 +27,7 @@ from collections.abc import Callable
 from typing import Any, Final, cast
 
 from cloudtaser.errors import CloudtaserError, ProtocolError, UnavailableError
-from cloudtaser.net.ends import NOBODY, NOWHERE, Bounded, lost
+from cloudtaser.net.ends import MAX_UNREAD, NOBODY, NOWHERE, Bounded, lost
 from cloudtaser.net.engine import SLICE, Engine
 from cloudtaser.net.tls import reason
 
@@ -345,6 +345,8 @@ class TlsLayer(asyncio.Protocol, Bounded):
             output = self._engine.output()
             if output:
                 self._lower.write(output)
+                if self._lower_full and self._lower.get_write_buffer_size() > MAX_UNREAD:
+                    self._lower.abort()
 
     # -- ending ---------------------------------------------------------------------------------------------
 

@@ -21,6 +21,8 @@ LINGER: Final = 5.0
 CLOSE_TIMEOUT: Final = 30.0
 """Seconds a closed stream may take to send what was written; then it is reset."""
 
+_PIECE: Final = 1024
+
 
 class StreamResetError(UnavailableError):
     """The peer reset the stream: it refused it, or ended it for a fault of its own."""
@@ -130,7 +132,10 @@ class TunnelStream(Bounded):
     def receive(self, data: bytes) -> None:
         """Bytes of the peer's. They open its window again once the protocol has taken them."""
         if (self._paused or self._held or self._resuming) and not self._closing:
-            self._held.append(data)
+            if self._held and len(self._held[-1]) + len(data) <= _PIECE:
+                self._held[-1] += data  # a window of tiny frames must not weigh many times its bytes
+            else:
+                self._held.append(data)
             return
         if not self._closing:
             self._protocol.data_received(data)

@@ -14,7 +14,7 @@ from typing import Any, Final, cast
 
 from cloudtaser.errors import CloudtaserError, ProtocolError, UnavailableError
 from cloudtaser.net.deadlines import Deadlines
-from cloudtaser.net.ends import NOWHERE, lost
+from cloudtaser.net.ends import MAX_UNREAD, NOWHERE, lost
 from cloudtaser.net.heartbeat import Heartbeat
 from cloudtaser.net.stream import StreamResetError, TunnelStream
 from cloudtaser.wire import yamux
@@ -341,6 +341,8 @@ class Tunnel(asyncio.Protocol):
         data = self._session.data_to_send()
         if data:
             self._transport.write(data)
+            if self._full and self._transport.get_write_buffer_size() > MAX_UNREAD:
+                self.abort(ProtocolError("the peer asks on and on without reading what it is answered"))
 
     def _send_from(self, stream: TunnelStream) -> int:
         sent = 0

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from cloudtaser.errors import CloudtaserError, ProtocolError, UnavailableError
 from cloudtaser.net import tls
-from cloudtaser.net.ends import HIGH_WATER
+from cloudtaser.net.ends import HIGH_WATER, MAX_UNREAD
+from cloudtaser.net.engine import Engine
 from cloudtaser.net.layers import TlsLayer
 from tests.unit.net import parties
 from tests.unit.net.wires import Recorder, Wire, plug
@@ -444,3 +445,32 @@ def test_any_interleaving_delivers_exactly_the_bytes(script: list[tuple[str, int
         assert (await a.lost, await b.lost) == (None, None)
 
     asyncio.run(play())
+
+
+ANSWERS = 16 * 1024
+
+
+class Answering:
+    """An engine whose peer asked for key updates, which are answered each time it is looked at."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._engine, name)
+
+    def output(self) -> bytes:
+        return self._engine.output() + bytes(ANSWERS)
+
+
+async def test_a_peer_that_asks_for_key_updates_without_reading_the_answers_is_cut_off() -> None:
+    near, far = server(Recorder()), client(Recorder())
+    wire, _ = plug(near, far)
+    await asyncio.gather(near.handshake, far.handshake)
+    assert near._engine is not None
+    near._engine = cast("Engine", Answering(near._engine))
+    wire.cork()
+    while not wire.dead:
+        near.data_received(b"")
+        await asyncio.sleep(0)
+        assert wire.most <= MAX_UNREAD + ANSWERS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import struct
 from collections.abc import Callable, Coroutine
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from cloudtaser.errors import CloudtaserError, ProtocolError, UnavailableError
 from cloudtaser.net import tls
-from cloudtaser.net.ends import HIGH_WATER
+from cloudtaser.net.ends import HIGH_WATER, MAX_UNREAD
 from cloudtaser.net.layers import TlsLayer
 from cloudtaser.net.stream import StreamResetError, TunnelStream
 from cloudtaser.net.tunnel import Tunnel
@@ -161,6 +162,46 @@ async def test_nothing_piles_up_when_the_connection_below_is_full() -> None:
     assert wire.most <= wire.high + 256 * 1024
     wire.uncork()
     await asyncio.gather(*(end.may_write.wait() for end in ends))
+
+
+@pytest.mark.parametrize(
+    "question",
+    [struct.pack(">BBHII", 0, 2, 1, 0, 7), struct.pack(">BBHII", 0, 1, 1, 10, 0)],
+    ids=["pings", "streams too many"],
+)
+async def test_a_peer_that_asks_without_reading_the_answers_is_cut_off(question: bytes) -> None:
+    bridge = Side(True, max_streams=1)
+    near, far = plug(bridge.tunnel, Recorder(half_open=True))
+    near.cork()
+    far.write(struct.pack(">BBHII", 0, 1, 1, 8, 0))  # the one stream that there may be
+    asked = 0
+    while not near.dead:
+        far.write(question * 1000)
+        asked += len(question) * 1000
+        await asyncio.sleep(0)
+        assert asked < 64 * MAX_UNREAD
+    assert near.most <= 2 * MAX_UNREAD
+    await bridge.tunnel.closed
+    assert isinstance(bridge.tunnel.error, ProtocolError)
+
+
+async def test_a_window_of_tiny_frames_weighs_about_its_bytes_while_it_waits() -> None:
+    bridge, broker, *_ = connect()
+    near = Recorder()
+    stream = broker.tunnel.open(POD, near)
+    far = await bridge.nth(0)
+    far.transport.pause_reading()
+    for _ in range(200):
+        for _ in range(5):
+            broker.tunnel._session.send(stream.number, b"xy")
+        broker.tunnel._flush()
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.01)
+    held = far.transport._held  # type: ignore[attr-defined]  # how much it is made of
+    assert sum(map(len, held)) == 2000
+    assert len(held) <= 2
+    far.transport.resume_reading()
+    assert await far.received(2000) == b"xy" * 1000
 
 
 async def test_each_direction_of_a_stream_ends_on_its_own() -> None:
