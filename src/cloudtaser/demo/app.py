@@ -25,7 +25,7 @@ from cloudtaser.demo.chain import Chain, Pod, program
 from cloudtaser.demo.guard import guard
 from cloudtaser.demo.openbao import bao_binary
 from cloudtaser.demo.postgres import PostgresServer
-from cloudtaser.demo.process import PartProcess, start_in_thread
+from cloudtaser.demo.process import PartProcess, start_in_thread, together
 from cloudtaser.demo.search import forms, occurrences
 from cloudtaser.demo.story import Story
 from cloudtaser.demo.timing import time_hops
@@ -71,12 +71,10 @@ class Demo:
     async def start_servers(self) -> None:
         self.story.chapter("Your EU site: OpenBao, and a database it makes accounts for")
         with self.story.step("a real OpenBao (Raft, TLS, unseals itself) and a real PostgreSQL"):
-            await asyncio.gather(
+            await together(
                 self.chain.start_openbao(), start_in_thread(self.postgres.start, self.postgres.kill)
             )
-        self.story.say(
-            f"OpenBao listens at {self.chain.openbao.address}; nothing outside will ever connect to it"
-        )
+        self.story.say(f"OpenBao listens at {self.chain.openbao.address}; nobody outside connects to it")
 
     async def register(self) -> None:
         self.story.chapter("Register the cluster: all that is needed of it is its fingerprint")
@@ -98,18 +96,16 @@ class Demo:
         grant += ["--serviceaccount", SERVICE_ACCOUNT, "--path", path]
         self.story.command(f"cloudtaser-cli {' '.join(grant)}")
         self.story.command("cloudtaser-cli source bridge-token --id bridge-1 > bridge-1.token")
-        with self.story.step("granted (secret/data/<namespace>/ needs no grant); the bridge has its token"):
-            await asyncio.gather(self.chain.cli(*grant), self.chain.new_bridge())
+        with self.story.step("granted, beside secret/data/shop/; the bridge has a token"):
+            await together(self.chain.cli(*grant), self.chain.new_bridge())
 
     async def connect(self) -> None:
         self.story.chapter("Connect: both sides dial out to the beacon and find each other by hash")
         with self.story.step("a beacon, and a stand-in for the cluster's API server"):
-            await asyncio.gather(self.chain.start_beacon(), self.chain.start_apiserver())
-        with self.story.step("bridge and operator met there; the operator enrolled itself and has a tunnel"):
-            await asyncio.gather(self.chain.start_bridge(), self.chain.start_operator())
-        self.story.say(
-            "the operator was given fingerprint and beacon, but no key, token or certificate for it"
-        )
+            await together(self.chain.start_beacon(), self.chain.start_apiserver())
+        with self.story.step("bridge and operator met; the operator enrolled and has a tunnel"):
+            await together(self.chain.start_bridge(), self.chain.start_operator())
+        self.story.say("the operator was given a fingerprint and an address: no key, no certificate")
 
     async def deliver(self) -> None:
         self.story.chapter("Start an unchanged program under the wrapper")
@@ -186,7 +182,7 @@ class Demo:
         before = self.program()
         await self.chain.beacon.kill()
         self.story.say("beacon killed with SIGKILL")
-        with self.story.step("beacon started again, both sides found each other, a new pod got its secret"):
+        with self.story.step("beacon is back, both sides met again, a new pod got its secret"):
             await self.chain.start_beacon()
             await self.one_shot()
         if self.program() != before:
@@ -284,7 +280,8 @@ async def _run(story: Story, *, keep: bool) -> int:
             story.end(f"done in {story.elapsed:.0f} s")
             if keep:
                 demo.leave_running()
-                return await _interrupted()
+                await _interrupted()
+                story.end("ending it")
         except asyncio.CancelledError:
             story.end("interrupted")
             return _INTERRUPTED
@@ -298,11 +295,10 @@ async def _run(story: Story, *, keep: bool) -> int:
     return 0
 
 
-async def _interrupted() -> int:
+async def _interrupted() -> None:
     """Wait for Ctrl-C, which is how a demo that was kept is meant to end."""
     with contextlib.suppress(asyncio.CancelledError):
         await asyncio.Event().wait()
-    return 0
 
 
 @contextlib.contextmanager

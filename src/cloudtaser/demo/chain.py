@@ -24,7 +24,7 @@ from cloudtaser.demo.certificates import write_server_certificate
 from cloudtaser.demo.guard import guard
 from cloudtaser.demo.openbao import OpenBaoServer, bao_binary
 from cloudtaser.demo.ports import free_port
-from cloudtaser.demo.process import PartProcess, start_in_thread
+from cloudtaser.demo.process import PartProcess, start_in_thread, together
 from cloudtaser.demo.tokens import PodReference
 from cloudtaser.errors import UnavailableError
 from cloudtaser.wire import names
@@ -205,7 +205,7 @@ class Chain:
         """Everything, in the order in which a newcomer would."""
         await self.start_openbao()
         await self.register()
-        await asyncio.gather(self.start_beacon(), self.start_bridge(), self.start_apiserver())
+        await together(self.start_beacon(), self.start_bridge(), self.start_apiserver())
         await self.start_operator()
 
     async def tunnel_is_up(self) -> bool:

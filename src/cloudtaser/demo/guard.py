@@ -1,10 +1,10 @@
 """Guard: ends what the demo or a test started, should that die without ending it itself.
 
 Used by `process`, which tells it of each process, and by `chain`, which names the directories. After a
-kill -9 or with a closed terminal nobody of ours is left to clean up; so a small process of its own holds a pipe
-from us, and ends what is left when the pipe ends. (`PR_SET_PDEATHSIG` would not do: it follows the thread that
-started a process, and ours end early.) This file is also that process's program, run with nothing but the
-standard library.
+kill -9 or with a closed terminal nobody of ours is left to clean up; so a small process of its own holds a
+pipe from us, and ends what is left when the pipe ends. (`PR_SET_PDEATHSIG` would not do: it follows the
+thread that started a process, and ours end early.) This file is also that process's program, run with nothing
+but the standard library.
 """
 
 from __future__ import annotations
@@ -71,7 +71,11 @@ class Guard:
         reading, self._pipe = os.pipe()  # not inherited by what we start: the pipe ends when we do
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", __file__], stdin=reading, start_new_session=True
+                [sys.executable, "-I", "-S", __file__],
+                stdin=reading,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
             )
         finally:
             os.close(reading)

@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,20 @@ async def start_in_thread(start: Callable[[], None], kill: Callable[[], None]) -
             await asyncio.wait({starting}, timeout=_POLL)
         starting.exception()  # that it failed is what was wanted
         kill()
+        raise
+
+
+async def together(*starting: Coroutine[Any, Any, object]) -> None:
+    """Run all at once. When one fails or we are cancelled, the others are cancelled and waited for, so that
+    nothing is started behind the back of whoever cleans up.
+    """
+    tasks = [asyncio.ensure_future(one) for one in starting]
+    try:
+        await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         raise
 
 

@@ -74,8 +74,7 @@ class Story:
 
     def end(self, text: str) -> None:
         """The last word, apart from the chapters."""
-        self._console.print()
-        self._print("", escape(text))
+        self._console.print(f"\n{escape(text)}")
 
     def problem(self, text: str) -> None:
         """What went wrong."""
