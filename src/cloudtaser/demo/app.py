@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import os
 import secrets
 import shlex
 import shutil
@@ -241,6 +240,16 @@ class Demo:
         wrapper = {"CLOUDTASER_SECRET_PATHS": _PATHS, "CLOUDTASER_ENV_MAP": _ENV_MAP}
         return _write_environment(self.chain.directory / "pod.env", self.pod.environment | wrapper | client)
 
+    def keep_logs(self) -> Path:
+        """Copy every log to where it outlives the demo."""
+        kept = Path(".cache") / "demo-logs"
+        shutil.rmtree(kept, ignore_errors=True)
+        shutil.copytree(self.chain.logs, kept)
+        for name, log in (("openbao", self.chain.openbao.log_file), ("postgres", self.postgres.log_file)):
+            if log.exists():
+                shutil.copyfile(log, kept / f"{name}.log")
+        return kept
+
     async def close(self) -> None:
         """End everything that was started, and remove its files."""
         await self.chain.close(keep_files=True)  # OpenBao removes its accounts from a running database
@@ -267,9 +276,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return _INTERRUPTED
-    except BrokenPipeError:  # nobody reads on; by now everything has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 async def _run(story: Story, *, keep: bool) -> int:
@@ -286,7 +292,7 @@ async def _run(story: Story, *, keep: bool) -> int:
             story.end("interrupted")
             return _INTERRUPTED
         except CloudtaserError:
-            story.say(f"logs are kept in {_keep_logs(demo.chain.logs)}")
+            story.say(f"logs are kept in {demo.keep_logs()}")
             raise
         finally:
             began = time.monotonic()
@@ -338,13 +344,6 @@ def _write_environment(path: Path, variables: Mapping[str, str]) -> Path:
     lines.append(f'export PATH={shlex.quote(":".join(map(str, programs)))}:"$PATH"')
     path.write_text("\n".join(lines) + "\n")
     return path
-
-
-def _keep_logs(logs: Path) -> Path:
-    kept = Path(".cache") / "demo-logs"
-    shutil.rmtree(kept, ignore_errors=True)
-    shutil.copytree(logs, kept)
-    return kept
 
 
 def _read_all(directory: Path) -> bytes:

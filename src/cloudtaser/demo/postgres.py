@@ -41,6 +41,7 @@ class PostgresServer:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.log_file = directory / "log"
         self.port = 0
         self.user = _ADMIN
         self.password = Secret(secrets.token_hex(16))
@@ -58,7 +59,7 @@ class PostgresServer:
         arguments = [str(self._binaries / "postgres"), "-D", str(data)]
         for name, value in settings.items():
             arguments += ["-c", f"{name}={value}"]
-        self._process = spawn(arguments, self.directory / "log", **account)
+        self._process = spawn(arguments, self.log_file, **account)
         self._wait()
 
     def stop(self) -> None:
@@ -113,7 +114,8 @@ class PostgresServer:
         finally:
             password_file.unlink()
         if finished.returncode:
-            raise UnavailableError("initdb failed", on=finished.stderr.strip())
+            fix = "as root, TMPDIR must be a directory that other accounts may enter" if account else ""
+            raise UnavailableError("initdb failed", on=finished.stderr.strip(), fix=fix)
 
     def _wait(self) -> None:
         deadline = time.monotonic() + _START_TIMEOUT
@@ -127,9 +129,7 @@ class PostgresServer:
                 time.sleep(_POLL)
                 continue
             return
-        raise UnavailableError(
-            "PostgreSQL did not start", on=str(self.directory / "log"), fix="see its last lines"
-        )
+        raise UnavailableError("PostgreSQL did not start", on=str(self.log_file), fix="see its last lines")
 
 
 def _binaries() -> Path:
