@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Protocol, TypeAlias, cast
 
 from cloudtaser.errors import CloudtaserError, ProtocolError, UnavailableError
@@ -63,6 +63,7 @@ class Exchange:
         "_receiver",
         "_repeatable",
         "_timer",
+        "owner",
     )
 
     def __init__(
@@ -73,6 +74,7 @@ class Exchange:
         receiver: Receiver,
         ended: bool,
         repeatable: bool,
+        owner: Hashable = None,
     ) -> None:
         self._pool = pool
         self._method = method
@@ -84,6 +86,8 @@ class Exchange:
         self._timer: asyncio.TimerHandle | None = None
         self._over = False
         self._paused = False
+        self.owner = owner
+        """(pool) In whose share it counts."""
 
     def send(self, data: bytes, *, last: bool = False) -> None:
         """The next bytes of the request's body, framed; `last` when there are no more."""

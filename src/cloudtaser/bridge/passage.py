@@ -1,10 +1,12 @@
 """Passage: how one request goes on to OpenBao: its head as the gate wrote it, its body as it comes.
 
-Used by `turn`. The head of a request with a body leaves together with the first of its body.
+Used by `turn`. A request with a body leaves when its body is whole or more than HELD is there of it, so that
+whoever sends slowly holds no connection to OpenBao with a few bytes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Final
 
 from cloudtaser.bridge.exchange import Exchange, Receiver
@@ -15,6 +17,8 @@ from cloudtaser.wire.http1 import LAST_CHUNK, RequestHead, chunk, encode_request
 
 MAX_BODY: Final = 32 * 1024 * 1024
 """Bytes of a request's body, as OpenBao's own bound."""
+HELD: Final = 32 * 1024
+"""Bytes of a request kept until its body is whole."""
 
 _READS: Final = frozenset({b"GET", b"LIST", b"SCAN"})
 
@@ -22,13 +26,16 @@ _READS: Final = frozenset({b"GET", b"LIST", b"SCAN"})
 class Passage:
     """One request on its way. The answer goes to `receiver`."""
 
-    def __init__(self, upstream: Upstream, receiver: Receiver, allowed: Allowed, correlation: str) -> None:
+    def __init__(
+        self, upstream: Upstream, receiver: Receiver, allowed: Allowed, correlation: str, owner: Hashable
+    ) -> None:
         self._upstream = upstream
         self._receiver = receiver
         self._allowed = allowed
         self._correlation = correlation
+        self._owner = owner
         self._exchange: Exchange | None = None
-        self._unsent = b""
+        self._unsent = bytearray()
         self._chunked = False
         self._length: int | None = None
         self._size = 0
@@ -43,7 +50,7 @@ class Passage:
             self._length = 0
         data = self._encode(self._length, chunked=self._chunked)
         if self._length or self._chunked:
-            self._unsent = data
+            self._unsent += data
         else:
             self._start(data, ended=True, repeatable=method in _READS)
 
@@ -90,12 +97,19 @@ class Passage:
         if self._exchange is not None:
             self._exchange.send(data, last=last)
         elif not self._over:
-            self._start(self._unsent + data, ended=last)
+            self._unsent += data
+            if last or len(self._unsent) > HELD:
+                self._start(bytes(self._unsent), ended=last)
 
     def _start(self, data: bytes, *, ended: bool, repeatable: bool = False) -> None:
-        self._unsent = b""
+        self._unsent.clear()
         self._exchange = self._upstream.send(
-            self._allowed.method, data, self._receiver, ended=ended, repeatable=repeatable
+            self._allowed.method,
+            data,
+            self._receiver,
+            ended=ended,
+            repeatable=repeatable,
+            owner=self._owner,
         )
 
     def _encode(self, length: int | None, *, chunked: bool = False) -> bytes:

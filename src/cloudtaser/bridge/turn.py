@@ -219,8 +219,13 @@ class Turn:
     def _forward(self) -> Passage:
         assert self._allowed is not None
         self._account.verdict = "allowed"
+        session = self._session
         self._passage = passage = Passage(
-            self._session.services.upstream, self, self._allowed, self._reply.correlation
+            session.services.upstream,
+            self,
+            self._allowed,
+            self._reply.correlation,
+            owner=session.cluster.fingerprint,
         )
         return passage
 

@@ -12,6 +12,7 @@ import asyncio
 import ssl
 import urllib.parse
 from collections import deque
+from collections.abc import Hashable
 from typing import Final
 
 from cloudtaser.bridge.exchange import Connection, Exchange, Receiver
@@ -24,6 +25,8 @@ WAIT_TIMEOUT: Final = 10.0
 """Seconds a request may wait for a connection."""
 IDLE_TIMEOUT: Final = 60.0
 """Seconds after which a kept connection is not used again."""
+MAX_UPLOADS: Final = 16
+"""Requests of one owner whose bodies are still under way: who sends slowly holds a connection each."""
 
 _UNREACHABLE: Final = "OpenBao cannot be reached from the bridge"
 _FIX: Final = "check that it runs and the bridge's --vault-addr"
@@ -39,11 +42,13 @@ class Upstream:
         ca_file: str | None = None,
         max_connections: int = MAX_CONNECTIONS,
         max_waiting: int = MAX_WAITING,
+        max_uploads: int = MAX_UPLOADS,
         connect_timeout: float = CONNECT_TIMEOUT,
         wait_timeout: float = WAIT_TIMEOUT,
         idle_timeout: float = IDLE_TIMEOUT,
     ) -> None:
-        """`address` is http:// or https://host:port; `ca_file` replaces the system's roots."""
+        """`address` is http:// or https://host:port; `ca_file` replaces the system's roots. One owner gets
+        three quarters of `max_connections` and `max_waiting` at most: nobody keeps all others waiting."""
         self._host, self._port, self._context = _read_address(address, ca_file)
         host = f"[{self._host}]" if ":" in self._host else self._host
         self.authority = f"{host}:{self._port}"
@@ -52,6 +57,7 @@ class Upstream:
         """And for the Host header."""
         self._max_connections = max_connections
         self._max_waiting = max_waiting
+        self._max_uploads = max_uploads
         self._connect_timeout = connect_timeout
         self._wait_timeout = wait_timeout
         self._idle_timeout = idle_timeout
@@ -60,6 +66,7 @@ class Upstream:
         self._all: set[Connection] = set()
         self._connecting: set[asyncio.Task[None]] = set()
         self._waiting: deque[Exchange] = deque()
+        self._busy: dict[Connection, Exchange] = {}
         self._closed = False
         self.reachable: bool | None = None
         """Whether the last connection attempt succeeded; None before the first."""
@@ -75,41 +82,53 @@ class Upstream:
         return len(self._waiting)
 
     def send(
-        self, method: bytes, data: bytes, receiver: Receiver, *, ended: bool = True, repeatable: bool = False
+        self,
+        method: bytes,
+        data: bytes,
+        receiver: Receiver,
+        *,
+        ended: bool = True,
+        repeatable: bool = False,
+        owner: Hashable = None,
     ) -> Exchange:
         """Start a request. `data` is its head and what is there of its body, all of it when `ended`;
-        `repeatable` says that sending it twice does no harm. Failures come through `receiver`, later."""
-        exchange = Exchange(self, method, data, receiver, ended, repeatable)
-        self.start(exchange)
+        `repeatable` says that sending it twice does no harm; `owner` is whose share it counts in (None: the
+        bridge's own, without bounds). Failures come through `receiver`, later."""
+        exchange = Exchange(self, method, data, receiver, ended, repeatable, owner)
+        if not ended and self._uploads(owner) >= self._max_uploads:
+            busy = UnavailableError("too many long bodies are under way", fix="try again in a moment")
+            self._loop.call_soon(exchange.breaks, busy)
+        else:
+            self.start(exchange)
         return exchange
 
     def start(self, exchange: Exchange, *, fresh: bool = False) -> None:
         """(exchange) Give it a connection, or a place in the queue. `fresh` means no kept connection."""
-        if not fresh:
-            oldest = self._loop.time() - self._idle_timeout
-            while self._idle:
-                connection = self._idle.pop()
-                if connection.idle_since >= oldest:
-                    connection.begin(exchange)
-                    return
-                connection.drop()
-        if self._closed or len(self._waiting) >= self._max_waiting:
+        may_begin = self._may_begin(exchange)
+        if may_begin and not fresh:
+            connection = self._idle_connection()
+            if connection is not None:
+                self._begin(connection, exchange)
+                return
+        if self._closed or self._queue_is_full(exchange.owner):
             busy = UnavailableError("too many requests wait for OpenBao", fix="try again in a moment")
             self._loop.call_soon(exchange.breaks, busy)
             return
         self._waiting.append(exchange)
         exchange.waits(self._loop.call_later(self._wait_timeout, self._too_long, exchange))
-        if len(self._connecting) < len(self._waiting) and self.connections < self._max_connections:
-            task = self._loop.create_task(self._connect())
-            self._connecting.add(task)
-            task.add_done_callback(self._connecting.discard)
+        connecting = len(self._connecting) < len(self._waiting)
+        if may_begin and connecting and self.connections < self._max_connections:
+            self._start_connecting()
 
     def release(self, connection: Connection) -> None:
         """(connection) Its exchange is over and it can serve another."""
+        self._busy.pop(connection, None)
         if self._closed:
             connection.drop()
-        elif self._waiting:
-            connection.begin(self._waiting.popleft())
+            return
+        exchange = self._next()
+        if exchange is not None:
+            self._begin(connection, exchange)
         else:
             connection.idle_since = self._loop.time()
             self._idle.append(connection)
@@ -117,14 +136,22 @@ class Upstream:
     def gone(self, connection: Connection) -> None:
         """(connection) It is closed."""
         self._all.discard(connection)
+        self._busy.pop(connection, None)
         try:
             self._idle.remove(connection)
         except ValueError:
             pass
-        if self._waiting and not self._connecting and not self._closed:
-            task = self._loop.create_task(self._connect())
-            self._connecting.add(task)
-            task.add_done_callback(self._connecting.discard)
+        if self._closed or self._connecting:
+            return
+        exchange = self._next()
+        if exchange is None:
+            return
+        idle = self._idle_connection()
+        if idle is not None:
+            self._begin(idle, exchange)
+        else:
+            self._waiting.appendleft(exchange)
+            self._start_connecting()
 
     def withdraw(self, exchange: Exchange) -> None:
         """(exchange) It no longer waits."""
@@ -144,6 +171,54 @@ class Upstream:
         for connection in list(self._all):
             connection.drop()
         await asyncio.gather(*ends)
+
+    # shares
+
+    def _uploads(self, owner: Hashable) -> int:
+        """Requests of `owner` whose bodies are not whole."""
+        return sum(e.owner == owner and not e.whole for e in (*self._busy.values(), *self._waiting))
+
+    def _may_begin(self, exchange: Exchange) -> bool:
+        """Whether its owner holds less than its share of the connections."""
+        share = _share(self._max_connections)
+        if exchange.owner is None or len(self._busy) < share:
+            return True
+        return sum(e.owner == exchange.owner for e in self._busy.values()) < share
+
+    def _queue_is_full(self, owner: Hashable) -> bool:
+        waiting, share = len(self._waiting), _share(self._max_waiting)
+        if owner is None or waiting < share or waiting >= self._max_waiting:
+            return waiting >= self._max_waiting
+        return sum(e.owner == owner for e in self._waiting) >= share
+
+    def _next(self) -> Exchange | None:
+        """Whoever has waited longest of those that may begin; it waits no more."""
+        for exchange in self._waiting:
+            if self._may_begin(exchange):
+                self._waiting.remove(exchange)
+                return exchange
+        return None
+
+    def _begin(self, connection: Connection, exchange: Exchange) -> None:
+        self._busy[connection] = exchange
+        connection.begin(exchange)
+
+    # connections
+
+    def _idle_connection(self) -> Connection | None:
+        """A kept one that is not too old."""
+        oldest = self._loop.time() - self._idle_timeout
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.idle_since >= oldest:
+                return connection
+            connection.drop()
+        return None
+
+    def _start_connecting(self) -> None:
+        task = self._loop.create_task(self._connect())
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
 
     async def _connect(self) -> None:
         tls_name = self._host if self._context is not None else None
@@ -181,6 +256,11 @@ class Upstream:
         exchange.breaks(
             UnavailableError("no connection to OpenBao came free in time", fix="try again in a moment")
         )
+
+
+def _share(of: int) -> int:
+    """What one owner gets of a bound at most."""
+    return max(1, of * 3 // 4)
 
 
 def _read_address(address: str, ca_file: str | None) -> tuple[str, int, ssl.SSLContext | None]:

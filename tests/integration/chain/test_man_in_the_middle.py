@@ -1,4 +1,5 @@
-"""Whoever owns a beacon, or poses as a bridge, gets nothing out of a bootstrap: played again, passed on, bent."""
+"""Whoever owns a beacon, or poses as a bridge, gets nothing out of a bootstrap: played again, passed on or
+bent."""
 
 from __future__ import annotations
 
@@ -141,8 +142,8 @@ async def pose_as_bridge(
     fingerprint: str,
     room: bytes,
 ) -> tuple[Channel, bytes]:
-    """The bridge's part of the return exchange under some certificate. The channel, and what the operator sent
-    after the proof; nothing when it hung up."""
+    """The bridge's part of the return exchange under some certificate. The channel, and what the operator
+    sent after the proof; nothing when it hung up."""
     channel = Channel.responder(derive_psk(fingerprint), prologue(room, Mode.RETURN))
     channel.receive(await frame(reader))
     key = load_pem_private_key(identity.key.reveal(), None)
@@ -218,7 +219,7 @@ async def test_to_a_bridge_without_the_pinned_ca_an_operator_says_nothing(
 
 @pytest.mark.slow
 async def test_a_bit_bent_anywhere_in_a_bootstrap_ends_it(chain: Chain, tmp_path: Path) -> None:
-    """The beacon passes everything on, but for one bit of one message; only the visit it leaves alone works."""
+    """The beacon passes all on, but for one bit of one message; only the visit that it leaves alone works."""
     room = rooms(chain)[1]
     # from the operator: handshake, request; from the bridge: handshake, proof, answer
     plans = [("operator", 0), ("operator", 1), ("bridge", 0), ("bridge", 1), ("bridge", 2), ("nobody", 0)]

@@ -1,6 +1,6 @@
-"""Two registered clusters on one bridge, each with its own API server, operator and broker: a pod of the first
-reaches nothing of the second, whatever it says. Its token may do anything in its own space, so that what keeps
-it out is no policy of its own."""
+"""Two registered clusters on one bridge, each with its own API server, operator and broker: a pod of the
+first reaches nothing of the second, whatever it says. Its token may do anything in its own space, so that what
+keeps it out is no policy of its own."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ async def test_no_path_or_encoding_reaches_the_other_cluster(sides: tuple[Side, 
     for path in spellings:
         for method in ("GET", "LIST", "PUT", "DELETE"):
             async with a.pod() as pod:
-                body = {} if method == "PUT" else None
+                body: dict[str, Any] | None = {} if method == "PUT" else None
                 answer = await pod.ask(method, path, token=a.token, body=body)
             assert b.canary.encode() not in answer.body, path
             assert answer.status >= 400 or a.fp8 in path, (method, path, answer.body)
@@ -313,7 +313,7 @@ async def test_a_token_signed_by_the_other_clusters_key_logs_nobody_in(sides: tu
 async def test_an_unknown_key_at_one_cluster_never_makes_the_bridge_ask_another(
     sides: tuple[Side, Side],
 ) -> None:
-    a, b = sides
+    a, _ = sides
     asked = [sum("/openid/v1/jwks" in line for line in side.apiserver.audit) for side in sides]
     for _ in range(10):
         answer = await a.login(SigningKey().sign(a.claims()))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from cloudtaser.bridge.limits import Limits, Rate
+from cloudtaser.bridge.passage import HELD
 from cloudtaser.bridge.session import Times
+from cloudtaser.bridge.upstream import MAX_UPLOADS
 from tests.integration.bridge_world import Bridge, Pod, Space, bridge_for
 from tests.unit.bridge.scripted import OK, Line, Script, Scripted, answers_everything, scripted
 
@@ -327,10 +330,47 @@ async def test_an_early_answer_ends_a_body_that_goes_on() -> None:
         await line.say(b"HTTP/1.1 413 X\r\nContent-Length: 0\r\n\r\n")
 
     async with stream(impatient) as (pod, _, _):
-        pod.writer.write(b"PUT /v1/secret/data/x HTTP/1.1\r\nHost: x\r\nContent-Length: 8\r\n\r\nabcd")
+        length = HELD + 8
+        head = f"PUT /v1/secret/data/x HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode()
+        pod.writer.write(head + b"a" * (length - 4))
         assert (await pod.answer()).status == 413
         pod.writer.write(b"efgh" + GET)
         assert (await pod.answer()).status == 413
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 100", b"Transfer-Encoding: chunked"])
+async def test_a_body_that_comes_slowly_holds_no_connection_to_openbao(framing: bytes) -> None:
+    async with stream(answers_everything) as (pod, bridge, server):
+        pod.writer.write(b"PUT /v1/secret/data/x HTTP/1.1\r\nHost: x\r\n" + framing + b"\r\n\r\n1\r\na\r\n")
+        async with bridge.pod() as other:
+            assert (await other.say(GET)).status == 200
+        assert len(server.lines) == 1, "the one that the other pod's request used"
+        assert bridge.services.upstream.waiting == 0
+
+
+async def test_of_long_bodies_a_cluster_has_only_so_many_under_way_and_reads_go_on() -> None:
+    async def patient(line: Line) -> None:
+        while True:
+            head = await line.head()
+            if head.startswith(b"PUT"):
+                await line.reader.read()
+            else:
+                await line.say(OK)
+
+    async with stream(patient) as (pod, bridge, _), AsyncExitStack() as stack:
+        begun = b"PUT /v1/secret/data/x HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n\r\n" + b"a" * 50_000
+        pods = [await stack.enter_async_context(bridge.pod()) for _ in range(MAX_UPLOADS + 3)]
+        for one in pods:
+            one.writer.write(begun)
+        answers = [asyncio.ensure_future(one.answer()) for one in pods]
+        for next_one in itertools.islice(asyncio.as_completed(answers, timeout=10), 3):
+            refused = await next_one
+            assert (refused.status, "retry-after" in refused.headers) == (503, True)
+        assert sum(answer.done() for answer in answers) == 3
+        assert (await pod.say(GET)).status == 200
+        for answer in answers:
+            answer.cancel()
+        await asyncio.gather(*answers, return_exceptions=True)
 
 
 async def test_strangers_are_limited_by_address_and_told_when_to_come_back() -> None:

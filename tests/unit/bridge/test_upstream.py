@@ -111,6 +111,52 @@ async def test_beyond_the_queue_requests_are_refused_at_once() -> None:
         assert not answers[2].whole.done()
 
 
+async def test_no_owner_keeps_the_others_waiting() -> None:
+    async def silent_for_a(line: Line) -> None:
+        while b"/a" not in await line.head():
+            await line.say(OK)
+        await line.reader.read()
+
+    def asks(path: bytes) -> bytes:
+        return encode_request(b"GET", path, ((b"host", b"x"),), content_length=None)
+
+    async with pool(silent_for_a, max_connections=4, max_waiting=4) as (upstream, _):
+        greedy = [Answer() for _ in range(8)]
+        for answer in greedy:
+            upstream.send(b"GET", asks(b"/a"), answer, owner="a")
+        for _ in range(3):  # there is one connection for the others, again and again
+            answer = Answer()
+            upstream.send(b"GET", asks(b"/b"), answer, owner="b")
+            async with asyncio.timeout(5):
+                await answer.whole
+        failed = [answer for answer in greedy if answer.whole.done()]
+        assert len(failed) == 8 - 3, "three in the queue at most"
+        for answer in failed:
+            with pytest.raises(UnavailableError, match="too many requests wait"):
+                answer.whole.result()
+        assert upstream.connections <= 4
+
+
+async def test_whoever_waits_for_his_share_is_served_when_it_is_free() -> None:
+    go_on = asyncio.Event()
+
+    async def slow(line: Line) -> None:
+        while True:
+            await line.request()
+            await go_on.wait()
+            await line.say(OK)
+
+    async with pool(slow, max_connections=4) as (upstream, _):
+        answers = [Answer() for _ in range(20)]
+        for answer in answers:
+            upstream.send(b"GET", request(), answer, owner="a", repeatable=True)
+        assert upstream.waiting >= 17 - 3
+        go_on.set()
+        async with asyncio.timeout(10):
+            await asyncio.gather(*(answer.whole for answer in answers))
+        assert upstream.waiting == 0
+
+
 async def test_nobody_waits_for_a_connection_for_ever() -> None:
     async def silent(line: Line) -> None:
         await line.reader.read()
