@@ -15,6 +15,7 @@ from cloudtaser.wrapper.delivery import NOTHING, Values
 from cloudtaser.wrapper.errors import EX_SOFTWARE, WrapperError, fault
 from cloudtaser.wrapper.log import Log
 from cloudtaser.wrapper.loop import Loop
+from cloudtaser.wrapper.oversights import oversights
 from cloudtaser.wrapper.signals import Signals
 from cloudtaser.wrapper.supervision import Supervision
 from cloudtaser.wrapper.supervisor import Supervisor
@@ -82,6 +83,8 @@ def run(arguments: list[str]) -> int:
 def _supervise(
     settings: Config, argv: list[bytes], environ: dict[bytes, bytes], signals: Signals, log: Log
 ) -> int:
+    for variable, phrase in oversights(environ, settings):
+        log.warning(f"{variable} {phrase}")
     application = Application(argv, environ.get(b"PATH"), signals, log)
     application.check()
     loop = Loop()
