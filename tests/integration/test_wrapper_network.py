@@ -401,3 +401,38 @@ def test_a_file_that_cannot_be_used_is_said_before_the_server_is_there(
     done = run("--", *SHOW, settings=nobody | change, check_code=78)
     assert len(done.stderr.splitlines()) == 1
     assert variable in done.stderr
+
+
+def test_behind_a_broker_no_other_authority_is_trusted_whatever_the_system_says(
+    settings: Settings, tmp_path: Path
+) -> None:
+    system = tmp_path / "system.pem"
+    other = Authority(tmp_path)
+    system.write_text(other.pem)
+    with Bridge(other, usual) as bridge:
+        mine = settings(bridge, CLOUDTASER_STARTUP_TIMEOUT="0.1", SSL_CERT_FILE=str(system))
+        assert "certificate is refused" in run("--", *SHOW, settings=mine, check_code=75).stderr
+        assert bridge.requests == []
+
+
+def test_behind_a_broker_no_client_certificate_is_loaded(authority: Authority, settings: Settings) -> None:
+    with Bridge(authority, usual) as bridge:
+        mine = settings(bridge, VAULT_CLIENT_CERT="/dev/null", VAULT_CLIENT_KEY="/dev/null")
+        assert run("--", *SHOW, settings=mine, check_code=0).stdout == "got delivered\n"
+
+
+def test_a_token_file_cannot_add_to_the_login(
+    authority: Authority, settings: Settings, tmp_path: Path
+) -> None:
+    (tmp_path / "odd").write_text('eyJh.eyJz.c2ln","role":"admin')
+    with Bridge(authority, usual) as bridge:
+        mine = settings(bridge, VAULT_JWT_FILE=str(tmp_path / "odd"))
+        assert "does not hold a JWT" in run("--", *SHOW, settings=mine, check_code=78).stderr
+        assert bridge.requests == []
+
+
+def test_a_token_that_would_add_a_header_is_not_used(authority: Authority, settings: Settings) -> None:
+    odd = {"auth": {"client_token": "s.x\r\nX-Evil: 1", "lease_duration": 3600}}
+    with Bridge(authority, first(ok(odd))) as bridge:
+        run("--", *SHOW, settings=settings(bridge), check_code=0)
+        assert not any(b"X-Evil" in request for request in bridge.requests)
