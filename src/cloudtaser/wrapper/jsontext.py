@@ -11,6 +11,8 @@ from cloudtaser.wrapper.errors import ProtocolError
 
 STRING, NUMBER, TRUE, FALSE, NULL, OBJECT, ARRAY = range(7)
 MAX_NESTING = 64
+MAX_VALUES = 100_000  # in a document: PID 1 hears no signal while it reads one
+_MAX_ITEMS = 64  # of an array that are kept: only lists of messages are looked into
 
 _SIMPLE = {34: 34, 92: 92, 47: 47, 98: 8, 102: 12, 110: 10, 114: 13, 116: 9}
 _WORDS = ((b"true", TRUE), (b"false", FALSE), (b"null", NULL))
@@ -29,8 +31,8 @@ class Node:
         self.kind = kind
         self.start = start
         self.end = end
-        self.members: dict[str, Node] = {}
-        self.items: list[Node] = []
+        self.members = _NO_MEMBERS
+        self.items = _NO_ITEMS
         self.decoded = False
 
     def get(self, *names: str) -> "Node | None":
@@ -42,6 +44,11 @@ class Node:
                 return None
             node = found
         return node
+
+
+# Shared, because most values have neither: never added to.
+_NO_MEMBERS: dict[str, Node] = {}
+_NO_ITEMS: list[Node] = []
 
 
 def parse(data: Buffer, start: int = 0, end: int | None = None, *, depth: int = 4) -> Node:
@@ -79,12 +86,13 @@ def integer(data: Buffer, node: Node | None) -> int:
 
 
 class _Reader:
-    __slots__ = ("data", "end", "view")
+    __slots__ = ("data", "end", "left", "view")
 
     def __init__(self, data: Buffer, end: int) -> None:
         self.data = data
         self.end = end
         self.view = data.view(0, end)
+        self.left = MAX_VALUES
 
     def blank(self, at: int) -> int:
         """The first offset from `at` on that is no white space."""
@@ -100,6 +108,9 @@ class _Reader:
 
     def value(self, at: int, depth: int, nesting: int) -> tuple[Node, int]:
         byte = self.peek(at)
+        self.left -= 1
+        if self.left < 0:
+            raise _error(f"more than {MAX_VALUES} values", at)
         if byte == 34:
             close = self.string(at + 1)
             return Node(STRING, at + 1, close), close + 1
@@ -119,6 +130,7 @@ class _Reader:
         if nesting >= MAX_NESTING:
             raise _error("nested too deeply", at)
         node = Node(OBJECT, at, at)
+        node.members = {}
         seen: set[str] = set()
         at = self.blank(at + 1)
         while self.peek(at) != 125:
@@ -147,6 +159,7 @@ class _Reader:
         if nesting >= MAX_NESTING:
             raise _error("nested too deeply", at)
         node = Node(ARRAY, at, at)
+        node.items = []
         at = self.blank(at + 1)
         first = True
         while self.peek(at) != 93:
@@ -156,7 +169,7 @@ class _Reader:
                 at = self.blank(at + 1)
             first = False
             item, at = self.value(at, depth - 1, nesting + 1)
-            if depth > 0:
+            if depth > 0 and len(node.items) < _MAX_ITEMS:
                 node.items.append(item)
             at = self.blank(at)
         node.end = at + 1

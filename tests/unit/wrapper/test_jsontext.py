@@ -159,6 +159,16 @@ def test_nesting_is_bounded() -> None:
         parse(buffer(b"[" * 100_000))
 
 
+def test_the_number_of_values_is_bounded_and_few_of_them_are_kept() -> None:
+    """A secret that somebody else wrote must not take the memory of PID 1, nor its attention for long."""
+    most = jsontext.MAX_VALUES - 1
+    array = parse(buffer(b"[" + b"1," * (most - 1) + b"1]"))
+    assert len(array.items) <= 64
+    assert not array.items[0].members
+    with pytest.raises(JsonError, match="values"):
+        parse(buffer(b"[" + b"1," * most + b"1]"))
+
+
 def test_a_string_full_of_escapes_takes_linear_time() -> None:
     content = '"\\' * 30_000 + "é\x07" * 10_000
     data = buffer(json.dumps(content).encode())
