@@ -251,6 +251,30 @@ def test_it_comes_through_whatever_a_later_attempt_can_heal(
     assert done.stdout == "got delivered\n"
 
 
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (
+            b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n",
+            "this is no answer of OpenBao",
+        ),
+        (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", "this is no answer of OpenBao"),
+        (
+            b"HTTP/1.1 302 Found\r\nLocation: https://login.example\r\nContent-Length: 0\r\n\r\n",
+            "redirects",
+        ),
+    ],
+)
+def test_a_server_that_is_another_one_is_said_to_be(
+    authority: Authority, settings: Settings, answer: bytes, said: str
+) -> None:
+    with Bridge(authority, lambda head, path: answer) as bridge:
+        mine = settings(bridge, CLOUDTASER_STARTUP_TIMEOUT="0.1")
+        stderr = run("--", *SHOW, settings=mine, check_code=75).stderr
+        assert said in stderr
+        assert f"127.0.0.1:{bridge.port}" in stderr
+
+
 def test_it_waits_as_long_as_it_is_told_to(authority: Authority, settings: Settings) -> None:
     busy = ok({"errors": ["busy"]}, status="503 x", headers="Retry-After: 1\r\n")
     with Bridge(authority, first(busy)) as bridge:

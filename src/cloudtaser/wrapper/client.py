@@ -12,7 +12,7 @@ from cloudtaser.wrapper.buffers import Buffer, Span
 from cloudtaser.wrapper.config import Config, Endpoint
 from cloudtaser.wrapper.connection import Connection, Interrupted, Trust, connect
 from cloudtaser.wrapper.errors import UnavailableError
-from cloudtaser.wrapper.http1 import Response, write_request
+from cloudtaser.wrapper.http1 import HttpError, Response, write_request
 from cloudtaser.wrapper.jsontext import JsonError, Node
 from cloudtaser.wrapper.loop import Loop
 
@@ -117,6 +117,9 @@ class Client:
                 if not interrupted.answers and (interrupted.begun or not stale_allowed):
                     raise UnavailableError(interrupted.what, on=self._endpoint.authority()) from None
                 responses += interrupted.answers
+            except HttpError as error:
+                what = f"this is no answer of OpenBao or the bridge: {error.what}"
+                raise UnavailableError(what, on=self._endpoint.authority()) from None
             finally:
                 if not keep:
                     self.close()
@@ -157,5 +160,10 @@ def quote(path: str) -> bytes:
 
 def _raise_if_unavailable(answer: Answer, endpoint: Endpoint) -> None:
     if answer.status in (408, 412, 425, 429) or answer.status >= 500 or 300 <= answer.status < 400:
-        what = f"the server is not ready: {answer.problem()}"
+        moved = (
+            "the server redirects, which is not followed"
+            if answer.status < 400
+            else "the server is not ready"
+        )
+        what = f"{moved}: {answer.problem()}"
         raise UnavailableError(what, on=endpoint.authority(), retry_after=answer.retry_after)
