@@ -232,7 +232,7 @@ async def show(
         "Join code": "asked for" if recorded.join_psk else "",
         "Init hash": recorded.init_room,
         "Info hash": recorded.info_hash,
-        "Tunnel CA": f"{state.tunnel_ca[:_SHORT_HASH]} (the beginning of info-hash in ConfigMap cloudtaser-trust)",
+        "Tunnel CA": f"{state.tunnel_ca[:_SHORT_HASH]} (begins info-hash in ConfigMap cloudtaser-trust)",
         "Operator": recorded.operator_subject,
         "Brokers": ", ".join(recorded.broker_addresses),
     } | ({name.capitalize(): place for name, place in places.items()} if paths else {})
