@@ -5,13 +5,16 @@ of any steady clock), acts on the returned events, and reports what the parties 
 "Rendezvous".)
 
 A party is any hashable the caller likes. From `arrive` until it is matched, turned away, reported by `leave`
-or found dead it is parked in exactly one room under one role.
+or found dead it is parked in exactly one room under one role. Where places are scarce they are shared by
+source (an address, as `limits` counts it): whoever knows a room's hash can fill the room, but from one place
+it can neither keep others out of it nor have itself matched before them.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Hashable
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -68,6 +71,7 @@ class _Waiting:
     role: Role
     room: bytes
     since: float
+    source: str
 
 
 class Rooms(Generic[P]):
@@ -82,6 +86,7 @@ class Rooms(Generic[P]):
         self._queues: dict[tuple[Role, bytes], dict[P, None]] = {}  # a dict keeps the order of arrival
         self._waiting: dict[P, _Waiting] = {}  # in the order of parking, so the oldest comes first
         self._remind_at: dict[P, float] = {}  # in the order of the times
+        self._sources: Counter[str] = Counter()  # how many each has parked
         self._parked = dict.fromkeys(Role, 0)
         self._draining = False
         self.pairs = 0
@@ -105,6 +110,27 @@ class Rooms(Generic[P]):
         """Whether everybody is turned away because the beacon is going."""
         return self._draining
 
+    def make_room(self, role: Role, room: bytes, source: str) -> list[TurnedAway[P]]:
+        """Called before `arrive`: if the newcomer would be turned away because its side of the room, or the
+        beacon, is full, the latest of the source that has most places gives way. A source gives way to one
+        that has at least two places less, so none can push another out for good."""
+        queue = self._queues.get((role, room), {})
+        limits = self._limits
+        if self._draining or self._queues.get((_OPPOSITE[role], room)):
+            return []
+        if len(queue) >= limits.parked_per_room:
+            gives_way = self._greediest(Counter(self._source(party) for party in queue), source, queue)
+            limit = "max-parked-per-room"
+        elif len(self._waiting) >= limits.parked:
+            gives_way = self._greediest(self._sources, source, self._waiting)
+            limit = "max-parked"
+        else:
+            return []
+        if gives_way is None:
+            return []
+        self._forget(gives_way)
+        return [TurnedAway(gives_way, Refusal.ROOM_FULL, 0, limit)]
+
     def arrive(
         self,
         party: P,
@@ -112,6 +138,8 @@ class Rooms(Generic[P]):
         room: bytes,
         now: float,
         is_live: Callable[[P], bool] = lambda _: True,
+        *,
+        source: str = "",
     ) -> Event[P]:
         """A party said its hello: it is matched, parked or turned away.
 
@@ -122,7 +150,7 @@ class Rooms(Generic[P]):
             return self._shutting_down(party)
         partner = self._partner(role, room, is_live)
         if partner is None:
-            return self._park(party, role, room, now)
+            return self._park(party, _Waiting(role, room, now, source))
         if self.pairs >= self._limits.pairs:
             return TurnedAway(party, Refusal.ROOM_FULL, 0, "max-pairs")
         waited = now - self._forget(partner).since
@@ -177,14 +205,37 @@ class Rooms(Generic[P]):
     def _partner(self, role: Role, room: bytes, is_live: Callable[[P], bool]) -> P | None:
         queue = self._queues.get((_OPPOSITE[role], room))
         while queue:
-            candidate = self._rng.choice(list(queue)) if self._random else next(iter(queue))
+            candidate = self._candidate(queue)
             if is_live(candidate):
                 return candidate
             self._forget(candidate)
         return None
 
-    def _park(self, party: P, role: Role, room: bytes, now: float) -> Event[P]:
+    def _candidate(self, queue: dict[P, None]) -> P:
+        """The longest-waiting (or any); in a room more than half full, which no honest one is, of the source
+        that has the fewest places in it."""
+        candidates = list(queue) if self._random or len(queue) * 2 > self._limits.parked_per_room else []
+        if len(queue) * 2 > self._limits.parked_per_room:
+            places = Counter(self._source(party) for party in queue)
+            fewest = min(places.values())
+            candidates = [party for party in candidates if places[self._source(party)] == fewest]
+        if self._random:
+            return self._rng.choice(candidates)
+        return next(iter(candidates or queue))
+
+    def _source(self, party: P) -> str:
+        return self._waiting[party].source
+
+    def _greediest(self, places: Counter[str], newcomer: str, among: Iterable[P]) -> P | None:
+        """The latest party of the source that has most places, unless the newcomer's has about as many."""
+        source, most = places.most_common(1)[0]
+        if most - places[newcomer] < 2:
+            return None
+        return next(party for party in reversed(list(among)) if self._source(party) == source)
+
+    def _park(self, party: P, waiting: _Waiting) -> Event[P]:
         assert party not in self._waiting
+        role, room = waiting.role, waiting.room
         if len(self._waiting) >= self._limits.parked:
             return TurnedAway(party, Refusal.ROOM_FULL, 0, "max-parked")
         queue = self._queues.get((role, room))
@@ -193,14 +244,18 @@ class Rooms(Generic[P]):
         elif len(queue) >= self._limits.parked_per_room:
             return TurnedAway(party, Refusal.ROOM_FULL, 0, "max-parked-per-room")
         queue[party] = None
-        self._waiting[party] = _Waiting(role, room, now)
-        self._remind_at[party] = now + self._limits.remind_every
+        self._waiting[party] = waiting
+        self._sources[waiting.source] += 1
+        self._remind_at[party] = waiting.since + self._limits.remind_every
         self._parked[role] += 1
         return Parked(party)
 
     def _forget(self, party: P) -> _Waiting:
         waiting = self._waiting.pop(party)
         del self._remind_at[party]
+        self._sources[waiting.source] -= 1
+        if not self._sources[waiting.source]:
+            del self._sources[waiting.source]
         key = (waiting.role, waiting.room)
         queue = self._queues[key]
         del queue[party]

@@ -222,7 +222,9 @@ class Beacon:
             self._hellos.stop(link)
             link.role, link.room = hello.role, hello.room
             now = time.monotonic()
-            self._act_on([self.rooms.arrive(link, hello.role, hello.room, now, self._is_live)])
+            source = source_of(link.host)
+            self._act_on(self.rooms.make_room(hello.role, hello.room, source))
+            self._act_on([self.rooms.arrive(link, hello.role, hello.room, now, self._is_live, source=source)])
 
     def gone(self, link: Link) -> None:
         """pump.Listener"""

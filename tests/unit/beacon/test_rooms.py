@@ -28,8 +28,10 @@ class Playbook:
         self.now = 1000.0
         self.dead: set[str] = set()
 
-    def arrives(self, party: str, role: Role, room: bytes) -> Event[str]:
-        return self.rooms.arrive(party, role, room, self.now, lambda other: other not in self.dead)
+    def arrives(self, party: str, role: Role, room: bytes, source: str = "") -> Event[str]:
+        return self.rooms.arrive(
+            party, role, room, self.now, lambda other: other not in self.dead, source=source
+        )
 
     def after(self, seconds: float) -> list[Event[str]]:
         self.now += seconds
@@ -108,6 +110,58 @@ def test_one_who_left_is_not_matched() -> None:
     assert play.rooms.leave("bridge")
     assert not play.rooms.leave("bridge")
     assert play.arrives("broker", BROKER, A) == Parked("broker")
+
+
+def squatted(*, random_pairing: bool = False) -> Playbook:
+    """A room in which one source has taken every place of a bridge."""
+    play = Playbook(parked_per_room=8, random_pairing=random_pairing)
+    for number in range(8):
+        play.arrives(f"squatter {number}", BRIDGE, A, "squatter")
+    return play
+
+
+def test_whoever_took_every_place_gives_way_to_another_source() -> None:
+    play = squatted()
+    full = ("max-parked-per-room",)
+    for number in (7, 6, 5, 4):  # its latest first
+        assert play.rooms.make_room(BRIDGE, A, "bridge") == [
+            TurnedAway(f"squatter {number}", Refusal.ROOM_FULL, 0, *full)
+        ]
+        assert play.arrives(f"bridge {number}", BRIDGE, A, "bridge") == Parked(f"bridge {number}")
+    assert play.rooms.make_room(BRIDGE, A, "bridge") == [], "half the room is no reason to give way"
+    assert play.rooms.make_room(BRIDGE, A, "squatter") == [], "and nobody gives way to himself"
+    assert isinstance(play.arrives("squatter 8", BRIDGE, A, "squatter"), TurnedAway)
+
+
+def test_nobody_gives_way_where_there_is_place_or_a_partner() -> None:
+    play = Playbook(parked_per_room=8)
+    for number in range(7):
+        play.arrives(f"squatter {number}", BRIDGE, A, "squatter")
+    assert play.rooms.make_room(BRIDGE, A, "bridge") == []
+    play = squatted()
+    assert play.rooms.make_room(BROKER, A, "broker") == []
+    assert play.rooms.make_room(BRIDGE, B, "bridge") == []
+
+
+@pytest.mark.parametrize("random_pairing", [False, True])
+def test_in_a_crowded_room_the_source_with_the_fewest_places_is_matched_first(random_pairing: bool) -> None:
+    play = squatted(random_pairing=random_pairing)
+    play.rooms.make_room(BRIDGE, A, "bridge")
+    play.arrives("bridge", BRIDGE, A, "bridge")
+    matched = play.arrives("broker", BROKER, A, "broker")
+    assert isinstance(matched, Matched)
+    assert matched.bridge == "bridge"
+
+
+def test_a_full_beacon_takes_places_back_from_the_source_that_has_most() -> None:
+    play = Playbook(parked=6)
+    for number in range(6):
+        play.arrives(f"squatter {number}", BRIDGE, bytes([number]) * 32, "squatter")
+    assert play.rooms.make_room(BRIDGE, A, "bridge") == [
+        TurnedAway("squatter 5", Refusal.ROOM_FULL, 0, "max-parked")
+    ]
+    assert play.arrives("bridge", BRIDGE, A, "bridge") == Parked("bridge")
+    assert play.rooms.parked == 6
 
 
 def test_a_full_room_turns_away_and_takes_again_when_somebody_leaves() -> None:
@@ -266,7 +320,7 @@ class AnyOrder(RuleBasedStateMachine):
                     assert refusal is Refusal.PARKED_TOO_LONG
                     assert self.now - self.parked.pop(party)[2] >= self.limits.parked_age
                 case Parked(party):
-                    assert self.now - self.told[party] >= self.limits.remind_every
+                    assert self.now - self.told[party] >= self.limits.remind_every - 1e-9
                     self.told[party] = self.now
                 case Matched():
                     raise AssertionError("time alone matches nobody")
