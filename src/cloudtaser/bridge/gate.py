@@ -127,6 +127,9 @@ _REVIEWER: Final = REVIEWER_PATH.removeprefix("/v1/")
 _TOKEN: Final = re.compile(r"(?:s|b|r|hvs|hvb|hvr)\.[A-Za-z0-9_-]{1,4096}(?:\.([A-Za-z0-9]{1,32}))?")
 _JWT: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _LOOKS_LIKE_TOKEN: Final = re.compile(r"(?:[sbr]|hv[sbr])\.[A-Za-z0-9_-]{16,}(?:\.[A-Za-z0-9]{1,32})?")
+_HELD_IN_PATH: Final = re.compile(
+    r"(?<![^/])(?:(?:[sbr]|hv[sbr])\.[A-Za-z0-9_-]{16,}(?:\.[A-Za-z0-9]+)?|eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]+)"
+)
 _BEARER: Final = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +([^ ]+)")
 
 _TEXT: Final = re.compile(rb"[\x20-\x7e]{1,256}")
@@ -392,8 +395,9 @@ def _check_token(token: str, kind: Kind, pin: Pin) -> bool:
 
 
 def shown(path: str) -> str:
-    """A path as it may stand in a message or an audit line: printable, at most 200 characters."""
-    text = path
+    """A path as it may stand in a message or an audit line: printable, at most 200 characters, and without a
+    token, which older calls of OpenBao take in the path."""
+    text = _HELD_IN_PATH.sub("***", path)
     if not text.isprintable():
-        text = "".join(character if character.isprintable() else "?" for character in path)
+        text = "".join(character if character.isprintable() else "?" for character in text)
     return f"/v1/{text}" if len(text) <= 200 else f"/v1/{text[:200]}…"

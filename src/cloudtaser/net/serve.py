@@ -23,9 +23,11 @@ def run(main: Callable[[asyncio.Event], Awaitable[int]]) -> int:
     """Run `main` on uvloop and return the exit status. SIGTERM and SIGINT set the event it is given.
 
     A CloudtaserError becomes one line on stderr and its exit code; so does anything else, with the traceback
-    at level debug only. A second signal while draining ends the program at once with 128 + signal.
+    at level debug only. A second signal while draining ends the program at once with 128 + signal. Whatever
+    happens, no memory is written to a core file: it holds keys and tokens.
     """
     raise_descriptor_limit()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         return uvloop.run(_until_signal(main))
     except CloudtaserError as error:

@@ -1,6 +1,6 @@
 """Two registered clusters on one bridge, each with its own API server, operator and broker: a pod of the
-first reaches nothing of the second, whatever it says. Its token may do anything in its own space, so that what
-keeps it out is no policy of its own."""
+first reaches nothing of the second, whatever it says. Its token may do anything in its own space, so that
+what keeps it out is no policy of its own."""
 
 from __future__ import annotations
 

@@ -25,6 +25,17 @@ def test_a_signal_sets_the_event_and_the_program_ends_as_it_likes(number: signal
     assert run(main) == 7
 
 
+def test_no_core_file_can_be_written() -> None:
+    """Memory holds keys and tokens. In a process of its own: the limit cannot be raised again."""
+    code = (
+        "import asyncio, resource\n"
+        "from cloudtaser.net.serve import run\n"
+        "async def main(stop): return max(resource.getrlimit(resource.RLIMIT_CORE))\n"
+        "raise SystemExit(run(main))\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=30).returncode == 0
+
+
 def test_a_second_signal_ends_a_drain_at_once() -> None:
     async def main(stop: asyncio.Event) -> int:
         os.kill(os.getpid(), signal.SIGTERM)
