@@ -180,7 +180,7 @@ class Tunnel(asyncio.Protocol):
     def consumed(self, stream: TunnelStream, size: int) -> None:
         """The stream's user has taken `size` bytes."""
         if not stream.gone:
-            self._session.consumed(stream.number, size)
+            self._give_back(stream.number, size)
             if self._session.pending:
                 self._flush_soon()
 
@@ -235,12 +235,20 @@ class Tunnel(asyncio.Protocol):
             self._refuse(number)
             return
         if result is None:
-            self._session.consumed(number, len(data))
+            self._give_back(number, len(data))
             return
         opening, rest = result
-        self._session.consumed(number, len(data) - len(rest))
+        self._give_back(number, len(data) - len(rest))
+        if self._over:
+            return
         stream = TunnelStream(self, number, opening)
         self.guard(stream, self._start, stream, rest)
+
+    def _give_back(self, number: int, size: int) -> None:
+        try:
+            self._session.consumed(number, size)
+        except ValueError:  # the events of one read tell of two streams with this number
+            self.abort(ProtocolError(f"the peer opened stream {number} anew before its end could be heard"))
 
     def _start(self, stream: TunnelStream, rest: bytes) -> None:
         try:

@@ -204,6 +204,16 @@ async def test_a_window_of_tiny_frames_weighs_about_its_bytes_while_it_waits() -
     assert await far.received(2000) == b"xy" * 1000
 
 
+async def test_a_peer_that_uses_an_id_again_at_once_ends_its_tunnel_and_raises_nothing() -> None:
+    side = Side(True)
+    _, far = plug(side.tunnel, Recorder(half_open=True))
+    line = POD.encode()
+    opened = struct.pack(">BBHII", 0, 0, 1, 2, len(line)) + line
+    far.write(opened + struct.pack(">BBHII", 0, 1, 8, 2, 0) + struct.pack(">BBHII", 0, 1, 1, 2, 0))
+    await side.tunnel.closed
+    assert isinstance(side.tunnel.error, ProtocolError)
+
+
 async def test_each_direction_of_a_stream_ends_on_its_own() -> None:
     bridge, broker, *_ = connect()
     bridge.half_open = True
