@@ -34,7 +34,7 @@ lint: ## style, types and layers
 
 .PHONY: bench
 bench: ## speed, as ratios to peers in one interleaved run; see bench/RESULTS.md
-	@tools/prepare test
+	@tools/prepare bench
 	$(PY) -m bench
 
 .PHONY: format
