@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -37,6 +38,7 @@ from cloudtaser.wire.bootstrap import (
     Mode,
     ReturnProof,
     decode_answer,
+    init_signature_message,
     return_signature_message,
 )
 from cloudtaser.wire.hashes import init_room, return_room
@@ -258,6 +260,58 @@ async def test_tokens_that_were_made_for_something_else_are_denied(house: House)
         outcome = await responder.first_time(operator.init_request(HASH, token=token), HASH)
         assert refusal(outcome) == ("denied", reason)
     assert await house.records.initialized(house.cluster.fingerprint) is None
+
+
+async def test_a_request_is_signed_by_its_own_key_over_its_own_channel(house: House) -> None:
+    """All else is right each time, the token included."""
+    responder, operator = house.bridge().responder, house.operator()
+    signatures = {
+        "another channel": operator.key.sign(init_signature_message(bytes(32)), ec.ECDSA(hashes.SHA256())),
+        "another key": house.operator().key.sign(init_signature_message(HASH), ec.ECDSA(hashes.SHA256())),
+        "another purpose": operator.key.sign(return_signature_message(HASH), ec.ECDSA(hashes.SHA256())),
+        "none": b"x",
+    }
+    for what, signature in signatures.items():
+        outcome = await responder.first_time(operator.init_request(HASH, sig=signature), HASH)
+        assert refusal(outcome)[0] == "denied", what
+    assert await house.records.initialized(house.cluster.fingerprint) is None
+
+
+async def test_only_the_registered_service_account_initialises(house: House) -> None:
+    """Another one of the same cluster says so itself, and shows its own good token."""
+    operator = house.operator()
+    subject = OPERATOR_SUBJECT.replace("cloudtaser-operator", "default")
+    request = operator.init_request(HASH, subject=subject, token=operator.token(HASH, account="default"))
+    assert refusal(await house.bridge().responder.first_time(request, HASH))[0] == "denied"
+    assert await house.records.initialized(house.cluster.fingerprint) is None
+
+
+async def test_a_registration_made_anew_meanwhile_is_not_answered_under_the_old_authorities(
+    house: House,
+) -> None:
+    side = house.bridge()
+    await initialise(house, side)
+    side.state.registered = dataclasses.replace(house.registered, tunnel_ca=house.cluster.ca)
+    for outcome in (
+        await side.responder.first_time(house.operator().init_request(HASH), HASH),
+        await side.responder.coming_back(house.operator().return_request(HASH), HASH),
+    ):
+        assert refusal(outcome)[0] == "busy"
+
+
+async def test_no_more_than_so_many_requests_are_judged_at_a_time(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bootstrap, "EXCHANGES_LIMIT", 2)
+    side = house.bridge()
+    await initialise(house, side)
+    operators = [house.operator() for _ in range(5)]
+    outcomes = await asyncio.gather(
+        *(side.responder.coming_back(one.return_request(HASH), HASH) for one in operators)
+    )
+    refused = [outcome for outcome in outcomes if isinstance(outcome, Denied)]
+    assert [outcome.error for outcome in refused] == ["busy"] * 3
+    assert isinstance(await side.responder.coming_back(operators[0].return_request(HASH), HASH), Granted)
 
 
 @pytest.mark.parametrize(
