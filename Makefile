@@ -10,7 +10,7 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 .PHONY: demo
-demo: ## the whole chain on this machine, a secret from OpenBao to an unchanged program (DEMO_ARGS=--keep leaves it running)
+demo: ## the whole chain on this machine (DEMO_ARGS=--keep leaves it running)
 	@tools/prepare demo
 	@$(PY) -m cloudtaser.demo $(DEMO_ARGS)
 
@@ -39,15 +39,17 @@ bench: ## speed, as ratios to peers in one interleaved run; see bench/RESULTS.md
 
 .PHONY: format
 format: ## let ruff lay out the code
+	@tools/prepare test
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
 .PHONY: lock
 lock: ## write requirements.lock anew from pyproject.toml
+	@tools/prepare demo
 	$(PY) -m pip install -q uv
 	.venv/bin/uv pip compile -q --universal --generate-hashes --extra dev --python-version 3.11 \
 		--no-emit-index-url --no-annotate --no-header $(LOCK_ARGS) pyproject.toml -o requirements.lock
 
 .PHONY: clean
 clean: ## remove what the build made
-	rm -rf .venv .cache dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .cache dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
