@@ -27,6 +27,7 @@ from cloudtaser.wire.noise import Channel
 from cloudtaser.wire.opening import Kind, Opening
 from tests.chain_attackers import (
     Heard,
+    administrator,
     certified,
     join_as_broker,
     leaf,
@@ -180,6 +181,27 @@ def resident(pid: int) -> int:
     """Bytes of a process in memory."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * 4096
+
+
+@pytest.mark.usefixtures("honest")
+async def test_a_revoked_certificate_loses_its_tunnel_and_gets_no_other(chain: Chain) -> None:
+    identity, issued = await leaf(chain, PkiRole.BROKER, broker_uri(chain.fingerprint, "stolen"))
+    rogue = Rogue()
+    await join_as_broker(chain, identity, rogue.tunnel)
+    async with asyncio.timeout(10):
+        await rogue.tunnel.established
+    async with administrator(chain) as client:
+        path = f"state/data/clusters/{chain.fingerprint}/revoked"
+        body = {"data": {"serials": [issued.serial]}, "options": {"cas": 0}}
+        await client.request("POST", path, namespace="cloudtaser", body=body)
+    async with asyncio.timeout(10):
+        await rogue.tunnel.closed
+    again = Rogue()
+    layer = await join_as_broker(chain, identity, again.tunnel)
+    async with asyncio.timeout(10):
+        await again.tunnel.closed
+    assert again.tunnel.error is not None
+    layer.abort()
 
 
 class RawYamux(asyncio.Protocol):
