@@ -159,6 +159,7 @@ async def test_the_operator_hands_over_the_reviewers_token_on_its_own_stream(
 ) -> None:
     bearer = [("Authorization", f"Bearer {world.a.operator_jwt()}")]
     body = {"token": "reviewer.token.here"}
+    other_account = world.a.jwt(audiences=[f"cloudtaser-operator:{world.a.fp8}"])
     async with operator.pod() as stream:
         assert (await stream.ask("PUT", "/v1/cloudtaser/reviewer", headers=bearer, body=body)).status == 204
         assert [token.reveal_text() for token in operator.reviewer_tokens] == ["reviewer.token.here"]
@@ -166,6 +167,7 @@ async def test_the_operator_hands_over_the_reviewers_token_on_its_own_stream(
             ([], body),
             ([("Authorization", f"Bearer {world.a.jwt()}")], body),
             ([("Authorization", f"Bearer {world.b.operator_jwt()}")], body),
+            ([("Authorization", f"Bearer {other_account}")], body),
             ([("X-Vault-Token", world.a.token)], body),
             (bearer, {"token": ""}),
             (bearer, {"token": "x", "extra": 1}),

@@ -27,6 +27,8 @@ from cloudtaser.wire.opening import Kind, Opening
 
 TUNNELS_LIMIT: Final = 64
 """Tunnels of one cluster: brokers keep two each."""
+STREAMS_LIMIT: Final = 8192
+"""Pods' connections of one cluster: memory is shared with all others."""
 RENEWALS_LIMIT: Final = 4
 """Renewals of one tunnel at a time."""
 ESTABLISH_TIMEOUT: Final = 5.0
@@ -139,7 +141,7 @@ class Tunnels:
     def accept(self, link: Link, opening: Opening) -> asyncio.Protocol | None:
         """The protocol for a stream that the broker opened; None refuses it."""
         match opening.kind:
-            case Kind.POD | Kind.OPERATOR:
+            case Kind.POD | Kind.OPERATOR if self.streams <= STREAMS_LIMIT:  # this one counts already
                 return self._serve(opening)
             case Kind.RENEW if link.renewals < RENEWALS_LIMIT:
                 guest = self._renewal(link.broker)

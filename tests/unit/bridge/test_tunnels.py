@@ -6,14 +6,16 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from cloudtaser.bridge import control as control_module
 from cloudtaser.bridge import tunnels as tunnels_module
+from cloudtaser.bridge.bootstrap import Granted
 from cloudtaser.bridge.cluster import Cluster
 from cloudtaser.bridge.control import Control
+from cloudtaser.bridge.reception import ComingBack
 from cloudtaser.bridge.tokens import KeySet
 from cloudtaser.bridge.tunnels import TunnelGuest, Tunnels
 from cloudtaser.errors import CloudtaserError
@@ -22,6 +24,7 @@ from cloudtaser.net.stream import TunnelStream
 from cloudtaser.net.tls import Identity, tunnel_client, tunnel_server
 from cloudtaser.net.tunnel import Tunnel
 from cloudtaser.openbao.records import Grants, Registered
+from cloudtaser.wire.bootstrap import InitAnswer
 from cloudtaser.wire.opening import Kind, Opening
 from tests.unit.bridge.scripted_operator import dial, hang_up
 from tests.unit.operator.parties import FINGERPRINT, OTHER_FINGERPRINT, SERVER, Authority, Leaf
@@ -59,6 +62,22 @@ class Heard(asyncio.Protocol):
         return fields
 
 
+class FakeRenewal:
+    """A renewal that takes as long as a test likes, and then has granted a certificate with that serial."""
+
+    def __init__(self, serial: int) -> None:
+        self.protocol = Heard()
+        self.granted: Granted | None = None
+        self.go_on = asyncio.Event()
+        self.done = asyncio.Event()
+        self._serial = serial
+
+    async def receive(self) -> None:
+        await self.go_on.wait()
+        self.granted = Granted(cast(InitAnswer, None), "k1", self._serial)
+        self.done.set()
+
+
 @dataclass
 class House:
     """A bridge's tunnels and the brokers that come."""
@@ -67,6 +86,7 @@ class House:
     served: list[Opening] = field(default_factory=list)
     hints: int = 0
     serves: bool = True
+    renewals: list[FakeRenewal] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.cluster = Cluster(FINGERPRINT, REGISTERED, Grants(), KeySet())
@@ -78,7 +98,7 @@ class House:
             self.cluster,
             lambda: context,
             serve=self._serve,
-            renewal=lambda broker: pytest.fail(f"no renewal expected of {broker}"),
+            renewal=self._renewal,
             control=lambda: Control("b1", lambda: {"logins_open": True}, self._hint),
             on_change=self._changed,
             on_failed=lambda where, error: None,
@@ -88,6 +108,11 @@ class House:
         self.served.append(opening)
         self.asked.set()
         return Heard() if self.serves else None
+
+    def _renewal(self, broker: str) -> ComingBack:
+        self.renewals.append(FakeRenewal(serial=4711))
+        self.asked.set()
+        return cast(ComingBack, self.renewals[-1])
 
     def _hint(self) -> None:
         self.hints += 1
@@ -198,6 +223,63 @@ async def test_a_revoked_certificate_opens_no_tunnel_and_closes_its_own(house: H
     again = await house.broker(first)
     with pytest.raises(CloudtaserError, match="revoked"):
         await again.guest.receive()
+
+
+async def test_revoking_what_was_renewed_in_a_tunnel_closes_it_too(house: House) -> None:
+    broker = await house.joined()
+    broker.open(Kind.RENEW)
+    async with asyncio.timeout(5):
+        await house.asked.wait()
+        house.renewals[0].go_on.set()
+        await house.renewals[0].done.wait()
+        await asyncio.sleep(0)  # the tunnel notes it in the same turn
+        house.cluster.revoked = frozenset({4711})
+        house.tunnels.close_revoked()
+        await broker.tunnel.closed
+
+
+async def test_of_renewals_a_tunnel_has_a_few_at_a_time(house: House) -> None:
+    broker = await house.joined()
+    streams = [broker.open(Kind.RENEW) for _ in range(tunnels_module.RENEWALS_LIMIT + 1)]
+    async with asyncio.timeout(5):
+        assert await streams[-1].lost is not None
+    assert len(house.renewals) == tunnels_module.RENEWALS_LIMIT
+    for renewal in house.renewals:
+        renewal.go_on.set()
+
+
+async def test_a_cluster_has_so_many_tunnels_and_no_more(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tunnels_module, "TUNNELS_LIMIT", 2)
+    for _ in range(2):
+        await house.joined()
+    third = await house.broker()
+    with pytest.raises(CloudtaserError, match="its limit"):
+        await third.guest.receive()
+    assert len(house.tunnels) == 2
+
+
+async def test_a_cluster_has_so_many_streams_and_a_place_becomes_free(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tunnels_module, "STREAMS_LIMIT", 3)
+    one, two = await house.joined(), await house.joined()
+
+    async def served(count: int) -> None:
+        while len(house.served) < count:
+            house.asked.clear()
+            await house.asked.wait()
+
+    async with asyncio.timeout(5):
+        streams = [broker.open(Kind.POD) for broker in (one, two, one)]
+        await served(3)
+        assert await two.open(Kind.POD).lost is not None
+        assert len(house.served) == 3
+        assert streams[0].transport is not None
+        streams[0].transport.abort()
+        one.open(Kind.POD)  # behind the reset, on the same tunnel
+        await served(4)
 
 
 async def test_pods_and_the_operator_are_served_and_nothing_else(house: House) -> None:
