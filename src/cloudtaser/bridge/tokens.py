@@ -28,6 +28,9 @@ MAX_TOKEN: Final = 8192
 """Bytes of a whole token; the API server's own are about 1 KiB."""
 MAX_KEYS: Final = 64
 MIN_RSA_BITS: Final = 2048
+MAX_RSA_BITS: Final = 8192
+MAX_RSA_EXPONENT: Final = 2**32
+"""With larger ones each verification takes milliseconds of all clusters' time."""
 DEFAULT_LEEWAY: Final = 30.0
 
 _MAX_HEADER: Final = 512
@@ -199,6 +202,8 @@ def _by_kind(public: dict[str, Any]) -> tuple[PublicKey, set[str]]:
             number = rsa_key.public_key
             if not isinstance(number, rsa.RSAPublicKey) or number.key_size < MIN_RSA_BITS:
                 raise ValueError("RSA key too short")
+            if number.key_size > MAX_RSA_BITS or number.public_numbers().e > MAX_RSA_EXPONENT:
+                raise ValueError("RSA key too large")
             return rsa_key, set(_RSA_ALGORITHMS)
         case "EC":
             ec_key = ECKey.import_key(public)

@@ -422,6 +422,18 @@ async def test_a_slow_head_an_idle_stream_and_a_slow_openbao_have_their_time() -
         assert len(bridge.lines) == 1
 
 
+async def test_a_head_has_its_time_however_its_bytes_trickle_in() -> None:
+    async with stream(answers_everything, times=Times(idle=600, head=0.2)) as (pod, _, _):
+        assert (await pod.say(GET)).status == 200, "and so has that of a later request"
+        ended = asyncio.ensure_future(pod.rest())
+        for byte in b"GET /v1/secret/data/x HTTP/1.1" * 100:
+            if ended.done():
+                break
+            pod.writer.write(bytes((byte,)))
+            await asyncio.wait([ended], timeout=0.02)
+        assert await ended == b""
+
+
 async def test_a_pod_that_leaves_takes_its_request_along() -> None:
     arrived, left = asyncio.Event(), asyncio.Event()
 

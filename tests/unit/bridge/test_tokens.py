@@ -242,6 +242,8 @@ def test_unusable_keys_are_left_out() -> None:
             {**good, "kid": "hs", "alg": "HS256"},
             {name: value for name, value in good.items() if name != "kid"},
             {"kty": "RSA", "kid": "short", "n": segment(short.to_bytes(128, "big")), "e": "AQAB"},
+            {"kty": "RSA", "kid": "long", "n": segment(b"\xc3" * 1536), "e": "AQAB"},
+            {**good, "kid": "slow", "e": segment(b"\xc3" * 16)},
             {"kty": "RSA", "kid": "broken", "n": "!", "e": "AQAB"},
             {"kty": "EC", "kid": "curve", "crv": "secp256k1", "x": "AA", "y": "AA"},
             "text",
