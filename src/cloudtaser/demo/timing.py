@@ -53,6 +53,11 @@ class PodClient:
         tcp = socket.create_connection(self._address, _TIMEOUT)
         accepted = time.perf_counter()
         tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            tcp.getpeername()  # where a broker without a tunnel has reset it already, `ssl` would leak it
+        except OSError:
+            tcp.close()
+            raise
         tls = self._context.wrap_socket(tcp, server_hostname=self._server)
         done = time.perf_counter()
         self._connection = http.client.HTTPConnection(self._server, timeout=_TIMEOUT)
