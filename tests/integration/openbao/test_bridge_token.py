@@ -164,6 +164,14 @@ async def test_a_bridge_cannot_register_regrant_or_unrevoke(
         for path in (layout.registered, layout.grants, layout.revoked):
             with pytest.raises(NotAuthorisedError):
                 await bridge.kv_write(layout.state_mount, path(fingerprint), {}, cas=0)
+        for path in (layout.grants, layout.revoked):  # what is there already needs another right than a first
+            system = layout.system_namespace
+            await root.kv_write(layout.state_mount, path(fingerprint), {}, namespace=system, cas=0)
+            for cas in (1, 2):
+                with pytest.raises(NotAuthorisedError):
+                    await bridge.kv_write(layout.state_mount, path(fingerprint), {}, cas=cas)
+        with pytest.raises(NotAuthorisedError):
+            await bridge.kv_write(layout.state_mount, layout.registered(fingerprint), {}, cas=1)
         for record in layout.cluster_records(fingerprint):
             with pytest.raises(NotAuthorisedError):
                 await bridge.kv_forget(layout.state_mount, record)

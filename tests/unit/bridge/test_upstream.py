@@ -120,21 +120,33 @@ async def test_no_owner_keeps_the_others_waiting() -> None:
     def asks(path: bytes) -> bytes:
         return encode_request(b"GET", path, ((b"host", b"x"),), content_length=None)
 
-    async with pool(silent_for_a, max_connections=4, max_waiting=4) as (upstream, _):
-        greedy = [Answer() for _ in range(8)]
-        for answer in greedy:
-            upstream.send(b"GET", asks(b"/a"), answer, owner="a")
+    async with pool(silent_for_a, max_connections=4) as (upstream, _):
+        for _ in range(8):
+            upstream.send(b"GET", asks(b"/a"), Answer(), owner="a")
         for _ in range(3):  # there is one connection for the others, again and again
             answer = Answer()
             upstream.send(b"GET", asks(b"/b"), answer, owner="b")
             async with asyncio.timeout(5):
                 await answer.whole
-        failed = [answer for answer in greedy if answer.whole.done()]
-        assert len(failed) == 8 - 3, "three in the queue at most"
-        for answer in failed:
+        assert upstream.connections == 4
+        assert upstream.waiting == 8 - 3
+
+
+async def test_no_owner_fills_the_queue() -> None:
+    async def silent(line: Line) -> None:
+        await line.reader.read()
+
+    async with pool(silent, max_connections=1, max_waiting=4) as (upstream, _):
+        greedy = [Answer() for _ in range(8)]
+        for answer in greedy:
+            upstream.send(b"GET", request(), answer, owner="a")
+        for answer in greedy[3:]:
             with pytest.raises(UnavailableError, match="too many requests wait"):
-                answer.whole.result()
-        assert upstream.connections <= 4
+                await answer.whole
+        modest = Answer()
+        upstream.send(b"GET", request(), modest, owner="b")
+        assert upstream.waiting == 4
+        assert not any(answer.whole.done() for answer in [*greedy[:3], modest])
 
 
 async def test_whoever_waits_for_his_share_is_served_when_it_is_free() -> None:
