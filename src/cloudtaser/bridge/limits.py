@@ -49,6 +49,9 @@ PEER: Final = Rate(20, 200)
 """One peer address before its token has been seen to work: logins, and guesses."""
 TOKEN: Final = Rate(1000, 2000)
 CLUSTER: Final = Rate(5000, 10000)
+_STRANGERS: Final = 10
+"""Part of a cluster's rate that its strangers get, whatever addresses its broker gives them: each costs a
+check of a signature, and none may use up what the pods that are known need."""
 
 
 class Buckets:
@@ -84,7 +87,7 @@ class Buckets:
 class Limits:
     """The three limits together. `take_…` answers 0.0 to go ahead, or the seconds after which to retry."""
 
-    __slots__ = ("_clusters", "_peers", "_tokens")
+    __slots__ = ("_clusters", "_peers", "_strangers", "_tokens")
 
     def __init__(
         self, *, peer: Rate = PEER, token: Rate = TOKEN, cluster: Rate = CLUSTER, size: int = TABLE_SIZE
@@ -92,10 +95,16 @@ class Limits:
         self._peers = Buckets(peer, size)
         self._tokens = Buckets(token, size)
         self._clusters = Buckets(cluster, size)
+        strangers = Rate(cluster.per_second / _STRANGERS, max(1, cluster.burst / 2))
+        self._strangers = Buckets(strangers, size)
 
     def take_stranger(self, fingerprint: str, peer: str, now: float) -> float:
         """A request without a token that is known to work, from `peer` (host:port; the port counts not)."""
-        return self._peers.take((fingerprint, _host(peer)), now) or self._clusters.take(fingerprint, now)
+        return (
+            self._peers.take((fingerprint, _host(peer)), now)
+            or self._strangers.take(fingerprint, now)
+            or self._clusters.take(fingerprint, now)
+        )
 
     def take_holder(self, fingerprint: str, token_hash: bytes, now: float) -> float:
         """A request under a token that has worked before."""

@@ -73,6 +73,16 @@ def test_a_cluster_has_one_bucket_for_all_its_pods() -> None:
     assert limits.take_holder("g", b"y", 0.0) == 0.0
 
 
+def test_strangers_at_made_up_addresses_leave_the_clusters_rate_to_known_tokens() -> None:
+    """A broker says whose stream it is: one that lies gets no more than the strangers' part."""
+    limits = Limits(cluster=Rate(100, 200))
+    taken = [limits.take_stranger("f", f"10.0.{n >> 8}.{n & 255}:1", 0.0) == 0.0 for n in range(1000)]
+    assert sum(taken) == 100
+    assert sum(limits.take_stranger("f", f"10.1.{n}.1:1", 10.0) == 0.0 for n in range(250)) == 100
+    assert all(limits.take_holder("f", b"x%d" % n, 10.0) == 0.0 for n in range(100))
+    assert limits.take_stranger("g", "10.0.0.1:1", 10.0) == 0.0
+
+
 def test_a_known_token_is_counted_by_itself() -> None:
     limits = Limits(peer=ONE, token=ONE)
     assert limits.take_holder("f", b"x", 0.0) == 0.0
