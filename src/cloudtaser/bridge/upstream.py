@@ -95,11 +95,7 @@ class Upstream:
         `repeatable` says that sending it twice does no harm; `owner` is whose share it counts in (None: the
         bridge's own, without bounds). Failures come through `receiver`, later."""
         exchange = Exchange(self, method, data, receiver, ended, repeatable, owner)
-        if not ended and self._uploads(owner) >= self._max_uploads:
-            busy = UnavailableError("too many long bodies are under way", fix="try again in a moment")
-            self._loop.call_soon(exchange.breaks, busy)
-        else:
-            self.start(exchange)
+        self.start(exchange)
         return exchange
 
     def start(self, exchange: Exchange, *, fresh: bool = False) -> None:
@@ -174,16 +170,17 @@ class Upstream:
 
     # shares
 
-    def _uploads(self, owner: Hashable) -> int:
-        """Requests of `owner` whose bodies are not whole."""
-        return sum(e.owner == owner and not e.whole for e in (*self._busy.values(), *self._waiting))
-
     def _may_begin(self, exchange: Exchange) -> bool:
-        """Whether its owner holds less than its share of the connections."""
-        share = _share(self._max_connections)
-        if exchange.owner is None or len(self._busy) < share:
+        """Whether its owner holds less than its share of the connections. A body that is still to come must
+        also find room among its owner's, and in half of the connections: who sends slowly leaves the rest."""
+        share, half = _share(self._max_connections), max(1, self._max_connections // 2)
+        if exchange.owner is None or len(self._busy) < min(share, half, self._max_uploads):
             return True
-        return sum(e.owner == exchange.owner for e in self._busy.values()) < share
+        busy = self._busy.values()
+        if [e.owner for e in busy].count(exchange.owner) >= share:
+            return False
+        uploads = [e.owner for e in busy if not e.whole]
+        return exchange.whole or (len(uploads) < half and uploads.count(exchange.owner) < self._max_uploads)
 
     def _queue_is_full(self, owner: Hashable) -> bool:
         waiting, share = len(self._waiting), _share(self._max_waiting)
@@ -193,10 +190,15 @@ class Upstream:
 
     def _next(self) -> Exchange | None:
         """Whoever has waited longest of those that may begin; it waits no more."""
+        refused: set[tuple[Hashable, bool]] = set()
         for exchange in self._waiting:
+            kind = (exchange.owner, exchange.whole)
+            if kind in refused:
+                continue
             if self._may_begin(exchange):
                 self._waiting.remove(exchange)
                 return exchange
+            refused.add(kind)
         return None
 
     def _begin(self, connection: Connection, exchange: Exchange) -> None:

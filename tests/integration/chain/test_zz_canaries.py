@@ -24,6 +24,9 @@ async def test_no_part_shows_a_secret_anywhere(chain: Chain, admin: OpenBao) -> 
         await client.login(pod.token_file.read_text())
         await client.request("GET", "/v1/secret/data/shop/canary")
         await client.request("GET", f"/v1/secret/data/shop/canary?token={client.token}")
+        await client.request("POST", f"/v1/auth/token/renew/{client.token}", {})
+        await client.request("GET", f"/v1/sys/wrapping/unwrap/{client.token}")
+        await client.request("GET", f"/v1/secret/data/{pod.token_file.read_text()}")
     wanted = {
         "value": canary.encode(),
         "pod token": client.token.encode(),

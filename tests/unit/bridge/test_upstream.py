@@ -132,6 +132,22 @@ async def test_no_owner_keeps_the_others_waiting() -> None:
         assert upstream.waiting == 8 - 3
 
 
+async def test_slow_senders_of_many_owners_leave_half_of_the_connections() -> None:
+    async def answers_reads(line: Line) -> None:
+        while (await line.head()).startswith(b"GET"):
+            await line.say(OK)
+        await line.reader.read()
+
+    async with pool(answers_reads, max_connections=4) as (upstream, _):
+        uploads = [Answer() for _ in range(9)]
+        for number, answer in enumerate(uploads):
+            upstream.send(b"PUT", request(b"PUT", 9), answer, ended=False, owner=number % 3)
+        for _ in range(3):
+            assert (await get(upstream)).status == 200
+        assert upstream.waiting == 9 - 2
+        assert not any(answer.whole.done() for answer in uploads)
+
+
 async def test_no_owner_fills_the_queue() -> None:
     async def silent(line: Line) -> None:
         await line.reader.read()
