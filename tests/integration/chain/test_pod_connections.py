@@ -146,6 +146,7 @@ async def test_a_head_beyond_its_bounds_is_refused(chain: Chain, head: bytes, st
     assert re.match(rb"HTTP/1\.1 " + status, said), said
 
 
+@pytest.mark.slow
 async def test_a_hundred_heads_that_never_end_keep_nobody_waiting(chain: Chain) -> None:
     async with contextlib.AsyncExitStack() as stack:
         pods = []

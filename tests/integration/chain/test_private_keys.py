@@ -67,6 +67,7 @@ def crossed(chain: Chain, part: str) -> bytes:
     return b"".join(path.read_bytes() for path in sorted(chain.records.glob(f"{part}-*")))
 
 
+@pytest.mark.slow
 async def test_what_is_secret_in_a_bootstrap_is_seen_by_nobody(tmp_path: Path) -> None:
     issued: list[str] = []
     async with own_chain(record=True) as chain:

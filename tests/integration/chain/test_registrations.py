@@ -27,6 +27,7 @@ async def change(chain: Chain, **fields: Any) -> None:
         await records.write_registered(dataclasses.replace(registered, **fields), version)
 
 
+@pytest.mark.slow
 async def test_a_lapsed_registration_lets_nobody_in_and_a_suspended_one_lets_nobody_stay() -> None:
     async with own_chain() as chain:
         await chain.start_openbao()
