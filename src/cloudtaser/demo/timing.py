@@ -58,7 +58,11 @@ class PodClient:
         except OSError:
             tcp.close()
             raise
-        tls = self._context.wrap_socket(tcp, server_hostname=self._server)
+        try:
+            tls = self._context.wrap_socket(tcp, server_hostname=self._server)
+        except BaseException:
+            tcp.close()
+            raise
         done = time.perf_counter()
         self._connection = http.client.HTTPConnection(self._server, timeout=_TIMEOUT)
         self._connection.sock = tls
