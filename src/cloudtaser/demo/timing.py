@@ -49,21 +49,21 @@ class PodClient:
     def connect(self) -> tuple[float, float]:
         """Seconds until the broker accepted, and until TLS with the bridge stood."""
         self.close()
-        began = time.perf_counter()
-        tcp = socket.create_connection(self._address, _TIMEOUT)
-        accepted = time.perf_counter()
-        tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # wrapped before it connects: CPython never closes a socket that was reset before it was wrapped
+        tls = self._context.wrap_socket(
+            socket.socket(socket.AF_INET), server_hostname=self._server, do_handshake_on_connect=False
+        )
         try:
-            tcp.getpeername()  # where a broker without a tunnel has reset it already, `ssl` would leak it
-        except OSError:
-            tcp.close()
-            raise
-        try:
-            tls = self._context.wrap_socket(tcp, server_hostname=self._server)
+            tls.settimeout(_TIMEOUT)
+            tls.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            began = time.perf_counter()
+            tls.connect(self._address)
+            accepted = time.perf_counter()
+            tls.do_handshake()
+            done = time.perf_counter()
         except BaseException:
-            tcp.close()
+            tls.close()
             raise
-        done = time.perf_counter()
         self._connection = http.client.HTTPConnection(self._server, timeout=_TIMEOUT)
         self._connection.sock = tls
         return accepted - began, done - accepted
@@ -72,7 +72,7 @@ class PodClient:
         self, method: str, path: str, body: object = None, headers: dict[str, str] | None = None
     ) -> tuple[int, bytes]:
         """One request on the open connection; status and body."""
-        if self._connection is None:
+        if self._connection is None or self._connection.sock is None:  # the server may have closed it
             self.connect()
         assert self._connection is not None
         sent = {"X-Vault-Token": self.token} if self.token else {}
