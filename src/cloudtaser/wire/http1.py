@@ -7,6 +7,7 @@ A parser that has raised is done: answer with `error.status` (on a server) and c
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable
 from http import HTTPStatus
@@ -39,7 +40,7 @@ _BODILESS: Final = frozenset((204, 304))
 _HEAD, _LENGTH, _CHUNKED, _CLOSE, _FAILED = range(5)
 
 
-class _Parser:
+class _Parser(ABC):
     """What both directions share: finding heads, and bodies by their framing."""
 
     def __init__(self, max_head: int, max_headers: int, max_body: int | None) -> None:
@@ -112,8 +113,9 @@ class _Parser:
             raise HttpError(431, f"a head longer than {self._max_head} bytes")
         self._kept = part
 
+    @abstractmethod
     def _on_head(self, head: bytes, events: list[Event]) -> None:
-        raise NotImplementedError
+        """A whole head: parse it, add its event, and choose how its body is framed."""
 
     def _check_length(self, length: int | None) -> None:
         if length is not None and self._max_body is not None and length > self._max_body:
