@@ -75,15 +75,19 @@ async def start_in_thread(start: Callable[[], None], kill: Callable[[], None]) -
 async def together(*starting: Coroutine[Any, Any, object]) -> None:
     """Run all at once. When one fails or we are cancelled, the others are cancelled and waited for, so that
     nothing is started behind the back of whoever cleans up.
+
+    Each is cancelled once: a second time (as `asyncio.gather` would do) would interrupt its own cleaning up.
     """
     tasks = [asyncio.ensure_future(one) for one in starting]
     try:
-        await asyncio.gather(*tasks)
-    except BaseException:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise
+        await asyncio.wait(tasks)
+        failed = [task for task in tasks if not task.cancelled() and task.exception()]
+    for task in failed or tasks:
+        task.result()
 
 
 class PartProcess:
