@@ -136,7 +136,7 @@ class Station:
         if cluster.registered != snapshot.registered:  # sessions keep what they derive from it
             cluster.registered = snapshot.registered
         cluster.grants = snapshot.grants
-        cluster.revoked = _serials(snapshot)
+        cluster.revoked = _serials(snapshot, self._shared.now())
         if snapshot.initialized is not None:
             cluster.initialized = snapshot.initialized
             self._keys.observe(snapshot.initialized, snapshot.keys, snapshot.keys_version)
@@ -315,8 +315,8 @@ def _rooms(fingerprint: str, tunnel_ca_pem: str) -> dict[Room, bytes]:
     }
 
 
-def _serials(snapshot: Snapshot) -> frozenset[int]:
+def _serials(snapshot: Snapshot, now: float) -> frozenset[int]:
     try:
-        return snapshot.revoked.numbers()
+        return snapshot.revoked.numbers(now)
     except ValueError:
         raise ProtocolError("the record of revoked serials is damaged") from None

@@ -104,6 +104,14 @@ class Layout:
         """Which roles exist, for whom, and for which paths."""
         return f"{self.clusters}/{fingerprint}/grants"
 
+    def all_reads(self, fingerprint: str) -> str:
+        """Folder of what each bridge noted of the paths read."""
+        return f"{self.clusters}/{fingerprint}/reads"
+
+    def reads(self, fingerprint: str, bridge_id: str) -> str:
+        """Which paths one bridge let be read since the cluster was initialised."""
+        return f"{self.all_reads(fingerprint)}/{check_bridge_id(bridge_id)}"
+
     def cluster_records(self, fingerprint: str) -> tuple[str, ...]:
         """All records of one cluster, in the order in which a deregistration removes them."""
         return (

@@ -19,8 +19,25 @@ from cloudtaser.openbao.layout import Layout
 
 
 @dataclass(frozen=True, slots=True)
+class Former:
+    """A CA that a rotation replaced and that is served until nobody needs it: its certificate (PEM), and the
+    issuer under which OpenBao still signs with it."""
+
+    pem: str
+    issuer: str
+    replaced_at: str
+
+
+@dataclass(frozen=True, slots=True)
 class Registered:
-    """One cluster as `source register` set it up. `expires_at` ends an unused registration only."""
+    """One cluster as `source register` set it up. `expires_at` ends an unused registration only.
+
+    `tunnel_ca` and `pod_ca` are the current ones, which OpenBao's PKI mounts sign with by default. During a
+    rotation the former ones stand beside them, and `endorsement` is a certificate (PEM) under the former
+    tunnel CA that names the current one: with it an operator that pinned the former accepts the current.
+    Certificates made before `rotated_at` are to be renewed. With `pregenerated` the leaves are stored, of one
+    year (spec/wire.md, "Pre-generated form").
+    """
 
     fingerprint: str
     created_at: str
@@ -38,6 +55,11 @@ class Registered:
     mounts: tuple[str, ...] = ()
     suspended: bool = False
     broker_addresses: tuple[str, ...] = ()
+    former_tunnel_ca: Former | None = None
+    former_pod_cas: tuple[Former, ...] = ()
+    endorsement: str = ""
+    rotated_at: str = ""
+    pregenerated: bool = False
 
     def lapsed(self, now: float) -> bool:
         """Whether it can no longer be used for a first initialisation; `now` in seconds since the epoch."""
@@ -59,22 +81,32 @@ class Initialized:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The cluster's signing keys (a JWKS) as last read from its API server."""
+    """The cluster's signing keys (a JWKS) as last read from its API server.
+
+    `pending` is a set that shares no key with them, seen at `pending_at`; it counts only once a person has
+    accepted it.
+    """
 
     jwks: dict[str, Any]
     read_at: str
     bridge: str
+    pending: dict[str, Any] | None = None
+    pending_at: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """Serials of certificates that no longer open a tunnel, hex."""
+    """Serials of certificates that no longer open a tunnel, hex; those of `pending` from `pending_from` on,
+    so that whoever holds them can renew before."""
 
     serials: tuple[str, ...] = ()
+    pending: tuple[str, ...] = ()
+    pending_from: str = ""
 
-    def numbers(self) -> frozenset[int]:
-        """The serials as certificates carry them."""
-        return frozenset(int(serial.replace(":", ""), 16) for serial in self.serials)
+    def numbers(self, now: float) -> frozenset[int]:
+        """The serials that count at `now` (seconds since the epoch), as certificates carry them."""
+        due = self.pending if self.pending_from and now >= seconds(self.pending_from) else ()
+        return frozenset(int(serial.replace(":", ""), 16) for serial in (*self.serials, *due))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +126,50 @@ class Grants:
 
 
 @dataclass(frozen=True, slots=True)
+class PodCaUse:
+    """How many pods a bridge saw lately that pin one pod CA, and when the last of them came."""
+
+    pods: int
+    seen_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One cluster as one bridge serves it.
+
+    `tunnels` counts open tunnels by the first 12 hex digits of the tunnel CA's SHA-256, `pod_cas` pods by the
+    first 8 of the pod CA's, as in the SNI. `certificate_ends` is the first end of its own certificates.
+    """
+
+    tunnels: dict[str, int] = field(default_factory=dict)
+    pod_cas: dict[str, PodCaUse] = field(default_factory=dict)
+    certificate_ends: str = ""
+    keys_pending: bool = False
+    suspended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PathRead:
+    """When a path was first and last read, and how often."""
+
+    first: str
+    last: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """Which paths one bridge let be read of a cluster's space since it was initialised: what is exposed if
+    that initialisation was an impostor's. `dropped` counts reads that found the record full."""
+
+    bridge: str
+    paths: dict[str, PathRead] = field(default_factory=dict)
+    dropped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class BridgeRecord:
-    """A bridge's sign of life."""
+    """A bridge's sign of life, and by fingerprint how it serves each cluster."""
 
     id: str
     version: str
@@ -103,9 +177,10 @@ class BridgeRecord:
     started_at: str = ""
     clusters: int = 0
     tunnels: int = 0
+    served: dict[str, Served] = field(default_factory=dict)
 
 
-Record = TypeVar("Record", Registered, Initialized, Keys, Revoked, Grants, BridgeRecord)
+Record = TypeVar("Record", Registered, Initialized, Keys, Revoked, Grants, BridgeRecord, Reads)
 
 
 def instant(now: float) -> str:
@@ -176,7 +251,31 @@ class Records:
 
     async def revoked(self, fingerprint: str) -> Revoked:
         """The serials that count no more."""
-        return (await self._read(self._layout.revoked(fingerprint), Revoked))[0] or Revoked()
+        return (await self.revoked_version(fingerprint))[0]
+
+    async def revoked_version(self, fingerprint: str) -> tuple[Revoked, int]:
+        """The serials that count no more and the record's version."""
+        record, version = await self._read(self._layout.revoked(fingerprint), Revoked)
+        return record or Revoked(), version
+
+    async def write_revoked(self, fingerprint: str, record: Revoked, cas: int) -> int:
+        """Write the serials; CasConflict unless `cas` is the current version."""
+        return await self._write(self._layout.revoked(fingerprint), record, cas)
+
+    async def reads(self, fingerprint: str) -> list[Reads]:
+        """What every bridge noted of the paths read in a cluster's space."""
+        path = f"{self._layout.state_mount}/metadata/{self._layout.all_reads(fingerprint)}"
+        keys = await self._client.list(path, namespace=self._layout.system_namespace)
+        found = [(await self._read(self._layout.reads(fingerprint, key), Reads))[0] for key in keys]
+        return [record for record in found if record is not None]
+
+    async def reads_of(self, fingerprint: str, bridge_id: str) -> tuple[Reads | None, int]:
+        """What one bridge noted, and the record's version."""
+        return await self._read(self._layout.reads(fingerprint, bridge_id), Reads)
+
+    async def write_reads(self, fingerprint: str, record: Reads, cas: int) -> int:
+        """Write what one bridge noted; only that bridge writes there."""
+        return await self._write(self._layout.reads(fingerprint, record.bridge), record, cas)
 
     async def grants(self, fingerprint: str) -> Grants:
         """The roles beside the default one."""

@@ -22,4 +22,10 @@ def test_what_is_no_instant_is_refused(text: str) -> None:
 
 
 def test_serials_are_read_with_and_without_colons() -> None:
-    assert Revoked(("0a:ff", "0AFF", "1")).numbers() == frozenset({0x0AFF, 1})
+    assert Revoked(("0a:ff", "0AFF", "1")).numbers(0.0) == frozenset({0x0AFF, 1})
+
+
+def test_a_serial_that_waits_counts_from_its_moment_on() -> None:
+    revoked = Revoked(("1",), pending=("0a:ff",), pending_from="1970-01-01T00:01:00Z")
+    assert revoked.numbers(59.0) == frozenset({1})
+    assert revoked.numbers(60.0) == frozenset({1, 0x0AFF})
