@@ -38,6 +38,8 @@ _CERTIFICATES: Final = re.compile(
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
 _MAX_TOKEN: Final = 16384
 _PRINTABLE: Final = re.compile(r"[\x21-\x7e]+", re.ASCII)
+_OPTIONAL: Final = ("endorsement", "former_pod_cas")
+"""Fields of an InitAnswer, all of them PEM, that are there when they have something to say."""
 _HEX_HASH: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
@@ -129,13 +131,20 @@ class InitRequest:
 
 @dataclass(frozen=True, slots=True)
 class InitAnswer:
-    """Bridge to operator: the two CAs, the operator's certificate for its tunnel, the room and the space."""
+    """Bridge to operator: the two CAs, the operator's certificate for its tunnel, the room and the space.
+
+    While a CA is being rotated, `endorsement` is a certificate under the former tunnel CA that names
+    `tunnel_ca` (`names.successor_uri`), and `former_pod_cas` are the pod CAs that are still served beside
+    `pod_ca` (PEM, one after another). Both are empty otherwise, and from bridges that do not know of them.
+    """
 
     tunnel_ca: str
     pod_ca: str
     cert: str
     info_hash: str
     space: str
+    endorsement: str = ""
+    former_pod_cas: str = ""
 
     def __post_init__(self) -> None:
         _check_pem(self.tunnel_ca, _CERTIFICATES, "tunnel_ca")
@@ -144,19 +153,21 @@ class InitAnswer:
         if not _HEX_HASH.fullmatch(self.info_hash):
             raise _bad("info_hash")
         _check_text(self.space, "space", 256)
+        for name in _OPTIONAL:
+            if getattr(self, name):
+                _check_pem(getattr(self, name), _CERTIFICATES, name)
 
     def encode(self) -> bytes:
         """The payload of one Noise message."""
-        return _dump(
-            {
-                "v": VERSION,
-                "tunnel_ca": self.tunnel_ca,
-                "pod_ca": self.pod_ca,
-                "cert": self.cert,
-                "info_hash": self.info_hash,
-                "space": self.space,
-            }
-        )
+        fields = {
+            "v": VERSION,
+            "tunnel_ca": self.tunnel_ca,
+            "pod_ca": self.pod_ca,
+            "cert": self.cert,
+            "info_hash": self.info_hash,
+            "space": self.space,
+        }
+        return _dump(fields | {name: getattr(self, name) for name in _OPTIONAL if getattr(self, name)})
 
     @classmethod
     def decode(cls, data: bytes) -> InitAnswer:
@@ -171,6 +182,7 @@ class InitAnswer:
             cert=_text(fields, "cert"),
             info_hash=_text(fields, "info_hash"),
             space=_text(fields, "space"),
+            **{name: _text(fields, name) for name in _OPTIONAL if name in fields},
         )
 
 

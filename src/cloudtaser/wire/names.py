@@ -31,6 +31,7 @@ REVIEWER_PATH: Final = "/v1/cloudtaser/reviewer"
 PartyRole = Literal["bridge", "broker", "operator"]
 
 _SCHEME: Final = "cloudtaser://"
+_SUCCESSOR: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _INSTANCE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 
 
@@ -56,6 +57,24 @@ def broker_uri(fingerprint: str, broker_id: str) -> str:
 def operator_uri(fingerprint: str) -> str:
     """The URI of a cluster's operator, which seals for its wrappers."""
     return f"{_SCHEME}{fingerprint}/operator"
+
+
+def successor_uri(fingerprint: str, tunnel_ca_der: bytes) -> str:
+    """The URI of an endorsement: a certificate under a tunnel CA that names the one which replaces it.
+
+    It is no party's name: `parse_uri` refuses it, so an endorsement opens no tunnel.
+    """
+    return f"{_SCHEME}{fingerprint}/successor/{hashlib.sha256(tunnel_ca_der).hexdigest()}"
+
+
+def parse_successor(uri: str, fingerprint: str) -> bytes:
+    """SHA-256 of the tunnel CA (DER) that an endorsement of the cluster names. ProtocolError unless `uri` is
+    exactly of the form that `successor_uri` makes."""
+    start = f"{_SCHEME}{fingerprint}/successor/"
+    digest = uri.removeprefix(start)
+    if not uri.startswith(start) or not _SUCCESSOR.fullmatch(digest):
+        raise ProtocolError("a certificate names no successor of this cluster's tunnel CA")
+    return bytes.fromhex(digest)
 
 
 def parse_uri(uri: str) -> PartyName:

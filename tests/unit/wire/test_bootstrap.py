@@ -161,6 +161,22 @@ def test_a_bad_answer_is_refused(name: str, value: object) -> None:
         decode_answer(changed(ANSWER.encode(), **{name: value}))
 
 
+def test_an_answer_says_what_a_rotation_adds_only_while_there_is_one() -> None:
+    rotating = replace(ANSWER, endorsement=CERT, former_pod_cas=CERT + CERT)
+    assert decode_answer(rotating.encode()) == rotating
+    assert set(json.loads(rotating.encode())) - set(json.loads(ANSWER.encode())) == {
+        "endorsement",
+        "former_pod_cas",
+    }
+
+
+@pytest.mark.parametrize("name", ["endorsement", "former_pod_cas"])
+@pytest.mark.parametrize("value", [None, KEY, CERT + KEY, 1, [CERT], "x", CERT * 2000])
+def test_what_a_rotation_adds_is_certificates_and_nothing_else(name: str, value: object) -> None:
+    with pytest.raises(ProtocolError):
+        decode_answer(changed(ANSWER.encode(), **{name: value}))
+
+
 @pytest.mark.parametrize(
     "data",
     [

@@ -28,6 +28,33 @@ def test_the_uris_are_those_of_the_specification() -> None:
     assert names.operator_uri(FP) == f"cloudtaser://{FP}/operator"
 
 
+def test_an_endorsement_names_a_tunnel_ca_and_is_no_party() -> None:
+    uri = names.successor_uri(FP, b"der")
+    assert uri == f"cloudtaser://{FP}/successor/{hashlib.sha256(b'der').hexdigest()}"
+    assert names.parse_successor(uri, FP) == hashlib.sha256(b"der").digest()
+    with pytest.raises(ProtocolError):
+        names.parse_uri(uri)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "",
+        f"cloudtaser://{FP}/successor/",
+        f"cloudtaser://{FP}/successor/" + "a" * 63,
+        f"cloudtaser://{FP}/successor/" + "a" * 65,
+        f"cloudtaser://{FP}/successor/" + "A" * 64,
+        f"cloudtaser://{FP}/successor/" + "a" * 64 + "\n",
+        f"cloudtaser://{FP}/bridge/" + "a" * 64,
+        f"cloudtaser://{FP[:-1]}5/successor/" + "a" * 64,
+        "a" * 64,
+    ],
+)
+def test_what_is_no_endorsement_of_this_cluster_is_refused(uri: str) -> None:
+    with pytest.raises(ProtocolError):
+        names.parse_successor(uri, FP)
+
+
 @pytest.mark.parametrize(
     "uri",
     [
