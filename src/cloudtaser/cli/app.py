@@ -16,7 +16,7 @@ from typing import Annotated, Final
 
 import typer
 
-from cloudtaser.cli import source
+from cloudtaser.cli import completion, source
 from cloudtaser.cli.aliases import rewrite
 from cloudtaser.cli.output import Format, Printer
 from cloudtaser.errors import CloudtaserError, ConfigError, UsageError
@@ -34,6 +34,7 @@ app = typer.Typer(
     epilog=EXIT_CODES,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
+    add_completion=False,  # `completion` instead
 )
 app.add_typer(source.app, name="source")
 
@@ -68,6 +69,9 @@ def demo(
     os.execv(sys.executable, [sys.executable, "-m", "cloudtaser.demo", *(["--keep"] if keep else [])])  # noqa: S606
 
 
+app.command("completion", epilog="Example: cloudtaser-cli completion zsh")(completion.completion)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     try:
@@ -88,6 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    completion.prepare()
     try:
         code = app(args=arguments, prog_name=_program(), standalone_mode=False)
     except typer.Exit as done:

@@ -24,7 +24,9 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["cloudtaser-cli"])
 
 
-@pytest.mark.parametrize("command", [["source", name] for name in SOURCE] + [["version"], ["demo"]])
+@pytest.mark.parametrize(
+    "command", [["source", name] for name in SOURCE] + [["version"], ["demo"], ["completion"]]
+)
 def test_every_commands_help_has_an_example(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command, "--help"]) == 0
     words = " ".join(capsys.readouterr().out.split())

@@ -14,7 +14,9 @@ DOCUMENT = (Path(__file__).parents[3] / "docs" / "cli.md").read_text()
 SOURCE = ["register", "deregister", "list", "show", "allow", "deny", "grants", "bridge-token"]
 
 
-@pytest.mark.parametrize("command", [["source", name] for name in SOURCE] + [["version"], ["demo"]])
+@pytest.mark.parametrize(
+    "command", [["source", name] for name in SOURCE] + [["version"], ["demo"], ["completion"]]
+)
 def test_every_flag_of_a_command_is_documented(
     command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
