@@ -15,7 +15,10 @@ from enum import StrEnum
 from typing import Annotated, Final
 
 import typer
-from typer.completion import completion_init, get_completion_script
+from typer.completion import (  # type: ignore[attr-defined]  # typer's own users import them from here
+    completion_init,
+    get_completion_script,
+)
 
 NAMES: Final = ("cloudtaser-cli", "cloudtaser")
 """The names under which the program is installed and completes."""
