@@ -18,6 +18,7 @@ import typer
 
 from cloudtaser.cli import completion, source
 from cloudtaser.cli.aliases import rewrite
+from cloudtaser.cli.manual import manual
 from cloudtaser.cli.output import Format, Printer
 from cloudtaser.errors import CloudtaserError, ConfigError, UsageError
 from cloudtaser.version import VERSION
@@ -45,7 +46,7 @@ def _help(context: typer.Context) -> None:
         typer.echo(context.get_help())
 
 
-@app.command(epilog="Example: cloudtaser-cli version -q")
+@app.command(epilog=manual("version", "version -o json"))
 def version(
     output: Annotated[Format, typer.Option("--output", "-o", help="How to write the answer.")] = Format.TABLE,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The number alone.")] = False,
@@ -56,7 +57,7 @@ def version(
     printer.answer({"version": VERSION}, text=[f"cloudtaser-cli {VERSION}"], value=[VERSION])
 
 
-@app.command(epilog="Example: cloudtaser-cli demo --keep")
+@app.command(epilog=manual("demo", "demo --keep"))
 def demo(
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave everything running, with the addresses to try.")
@@ -69,7 +70,12 @@ def demo(
     os.execv(sys.executable, [sys.executable, "-m", "cloudtaser.demo", *(["--keep"] if keep else [])])  # noqa: S606
 
 
-app.command("completion", epilog="Example: cloudtaser-cli completion zsh")(completion.completion)
+app.command(
+    "completion",
+    epilog=manual(
+        "completion zsh", "completion bash > ~/.local/share/bash-completion/completions/cloudtaser-cli"
+    ),
+)(completion.completion)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -26,6 +26,7 @@ class Format(StrEnum):
     YAML = "yaml"
 
 
+_READABLE_WIDTH: Final = 96
 _YAML_WIDTH: Final = 1_000_000  # a long value stays on its line, where grep and people find it
 
 
@@ -100,9 +101,17 @@ def actions_data(actions: Iterable[Action]) -> list[dict[str, Any]]:
 
 def _readable(body: Mapping[str, Any]) -> str:
     policy = body.get("policy")
-    if set(body) == {"policy"} and isinstance(policy, str):
-        return policy
-    return json.dumps(body, indent=2, ensure_ascii=False)
+    return _laid_out(json.loads(policy) if set(body) == {"policy"} and isinstance(policy, str) else body)
+
+
+def _laid_out(value: Any, indent: str = "") -> str:
+    """JSON as people write it: on one line what fits there, else a member a line."""
+    short = json.dumps(value, ensure_ascii=False)
+    if len(indent) + len(short) <= _READABLE_WIDTH or not isinstance(value, Mapping):
+        return short
+    deeper = indent + "  "
+    members = (f"{deeper}{json.dumps(name)}: {_laid_out(one, deeper)}" for name, one in value.items())
+    return "{\n" + ",\n".join(members) + f"\n{indent}}}"
 
 
 def _columns(cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Final
 
 import typer
 
+from cloudtaser.cli.manual import manual
 from cloudtaser.errors import UsageError
 
 EXAMPLE: Final = "0ad50c05-1153-4508-9237-4cb2912e2c23"
@@ -25,9 +26,9 @@ HiddenArgument = Annotated[str, typer.Argument(metavar="FINGERPRINT", hidden=Tru
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
 
 
-def example(line: str) -> str:
-    """The last line of a command's help."""
-    return f"Example: cloudtaser-cli source {line}"
+def example(*lines: str, differs: str = "") -> str:
+    """The end of a command's help; `differs` says when it ends with exit code 3."""
+    return manual(*(f"source {line}" for line in lines), differs=differs)
 
 
 def the_fingerprint(argument: str, flag: str) -> str:
