@@ -46,12 +46,14 @@ BRIDGE_POD_NAMES: Final = (BRIDGE_NAME, f"*.{BRIDGE_NAME}", BROKER_SERVICE)
 @dataclass(frozen=True, slots=True)
 class Issued:
     """A signed leaf. `chain_pem` is what goes between it and the authority (nothing, as the CAs are roots);
-    `serial` is hex with colons, as OpenBao's `revoke` wants it; `not_after` is in seconds since the epoch."""
+    `serial` is hex with colons, as OpenBao's `revoke` wants it; `not_after` is in seconds since the epoch;
+    `authority_pem` is the CA that OpenBao says it signed with."""
 
     certificate_pem: bytes
     chain_pem: bytes
     serial: str
     not_after: int
+    authority_pem: bytes = b""
 
 
 def role_settings(role: PkiRole, fingerprint: str) -> dict[str, Any]:
@@ -115,10 +117,12 @@ async def sign(
     uris: Iterable[str] = (),
     names: Iterable[str] = (),
     ttl: str = "24h",
+    issuer: str = "",
 ) -> Issued:
     """Have the role's authority sign the CSR's public key for exactly these URIs and DNS names.
 
-    Raises OpenBaoError if the CSR is none, or the role does not allow a name.
+    `issuer` names one of several authorities of the same mount: during a rotation the former one; the default
+    is the current one. Raises OpenBaoError if the CSR is none, or the role does not allow a name.
     """
     body = {
         "csr": csr_pem.decode() if isinstance(csr_pem, bytes) else csr_pem,
@@ -127,7 +131,7 @@ async def sign(
         "exclude_cn_from_sans": True,
         "ttl": ttl,
     }
-    path = f"{role.mount(space)}/sign/{role}"
+    path = f"{role.mount(space)}/{f'issuer/{issuer}/' if issuer else ''}sign/{role}"
     answer = (await client.request("POST", path, namespace=space.namespace, body=body))["data"]
     authority = str(answer["issuing_ca"]).strip()
     between = [link.strip() for link in answer.get("ca_chain") or () if link.strip() != authority]
@@ -136,6 +140,7 @@ async def sign(
         chain_pem="".join(f"{link}\n" for link in between).encode(),
         serial=str(answer["serial_number"]),
         not_after=int(answer["expiration"]),
+        authority_pem=authority.encode() + b"\n",
     )
 
 

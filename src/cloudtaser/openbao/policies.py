@@ -28,6 +28,17 @@ _POD_SELF: Final = _SELF | {
 # The rest of auth/jwt/config would let a bridge make OpenBao fetch keys from elsewhere.
 _JWT_CONFIG: Final = ("jwt_validation_pubkeys", "bound_issuer", "jwt_supported_algs")
 
+# Named one by one: a role that is made for administrators is not a bridge's because it exists.
+_SIGNED_BY_BRIDGES: Final = (
+    PkiRole.BRIDGE,
+    PkiRole.BROKER,
+    PkiRole.BRIDGE_POD,
+    PkiRole.OPERATOR_POD,
+    PkiRole.OPERATOR_SEAL,
+)
+# While a CA is being rotated a bridge shows itself under the former one too; nobody else gets anything there.
+_UNDER_FORMER_CAS: Final = (PkiRole.BRIDGE, PkiRole.BRIDGE_POD)
+
 
 def bridge_policy(layout: Layout) -> Policy:
     """A bridge's rights in the records and, for every cluster's space, what it does there."""
@@ -99,7 +110,8 @@ def _bridge_space(space: Space, prefix: str) -> dict[str, Any]:
             "allowed_parameters": {name: [] for name in _JWT_CONFIG},
         }
     }
-    paths |= {f"{prefix}{role.mount(space)}/sign/{role}": ["update"] for role in PkiRole}
+    paths |= {f"{prefix}{role.mount(space)}/sign/{role}": ["update"] for role in _SIGNED_BY_BRIDGES}
+    paths |= {f"{prefix}{role.mount(space)}/issuer/+/sign/{role}": ["update"] for role in _UNDER_FORMER_CAS}
     return paths | {f"{prefix}{mount}/revoke": ["update"] for mount in (space.pki_tunnel, space.pki_pod)}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from cryptography import x509
 
 from cloudtaser.demo.openbao import DevServer
 from cloudtaser.errors import CloudtaserError, NotAuthorisedError, UsageError
@@ -68,6 +69,33 @@ async def test_a_bridge_can_do_its_whole_work(root: OpenBao, cluster: Registered
         await bridge.request("POST", "auth/token/renew-self", body={})
 
 
+async def test_a_bridge_has_itself_certified_under_each_of_two_cas(
+    root: OpenBao, cluster: RegisteredCluster
+) -> None:
+    space = cluster.space
+    former: dict[str, str] = {}
+    for mount in (space.pki_tunnel, space.pki_pod):
+        known = await root.request("GET", f"{mount}/config/issuers", namespace=space.namespace)
+        former[mount] = str(known["data"]["default"])
+        body = {"common_name": "another", "key_type": "ec", "key_bits": 256, "issuer_name": "another"}
+        await root.request("POST", f"{mount}/root/rotate/internal", namespace=space.namespace, body=body)
+        body = {"default": "another"}
+        await root.request("POST", f"{mount}/root/replace", namespace=space.namespace, body=body)
+    async with await bridge_client(root, cluster.layout) as bridge:
+        for role, uris, names in (
+            (PkiRole.BRIDGE, [bridge_uri(cluster.fingerprint, "eu-1")], []),
+            (PkiRole.BRIDGE_POD, [], list(BRIDGE_POD_NAMES)),
+        ):
+            authorities = set()
+            for issuer in ("", former[role.mount(space)]):
+                issued = await sign(bridge, space, role, new_key()[1], uris=uris, names=names, issuer=issuer)
+                leaf = x509.load_pem_x509_certificate(issued.certificate_pem)
+                leaf.verify_directly_issued_by(x509.load_pem_x509_certificate(issued.authority_pem))
+                assert issued.chain_pem == b""
+                authorities.add(issued.authority_pem)
+            assert len(authorities) == 2
+
+
 async def test_a_bridges_token_is_an_orphan_that_dies_an_hour_after_its_last_renewal(
     root: OpenBao, cluster: RegisteredCluster
 ) -> None:
@@ -113,6 +141,17 @@ async def test_a_bridges_token_is_an_orphan_that_dies_an_hour_after_its_last_ren
         "pki-tunnel/roles/bridge",
         "pki-tunnel/config/issuers",
         "pki-tunnel/sign/bridge-pod",
+        "pki-tunnel/sign/successor",
+        "pki-tunnel/issuers/generate/root/internal",
+        "pki-tunnel/root/rotate/internal",
+        "pki-tunnel/root/replace",
+        "pki-tunnel/issuer/default",
+        "pki-tunnel/issuer/default/sign/broker",
+        "pki-tunnel/issuer/default/sign/successor",
+        "pki-tunnel/issuer/default/sign-verbatim",
+        "pki-tunnel/issuer/default/issue/bridge",
+        "pki-pod/issuer/default/sign/operator-pod",
+        "pki-pod/issuer/default/sign/operator-seal",
         "pki-pod/sign-verbatim",
         "pki-pod/issue/bridge-pod",
         "pki-pod/roles/evil",

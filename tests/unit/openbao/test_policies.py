@@ -34,7 +34,7 @@ def test_no_policy_of_ours_is_about_policies_roles_mounts_or_verbatim_signing(na
         assert "sudo" not in granted
         assert not path.startswith(("sys/polic", "sys/mounts", "sys/auth", "sys/namespaces", "identity/"))
         for forbidden in ("/role/", "/roles/", "verbatim", "/issue", "/root", "auth/token/create-orphan"):
-            assert forbidden not in path
+            assert forbidden not in path.replace("/issuer/", "/")
 
 
 @pytest.mark.parametrize("name", ["bridge", "bridge for one", "bridge's own", "operator"])
@@ -50,7 +50,28 @@ def test_a_bridge_creates_an_initialisation_and_never_updates_one() -> None:
 
 
 def test_a_bridge_for_one_cluster_has_no_wildcard() -> None:
-    assert not [path for path in ALL["bridge for one"]["path"] if "+" in path or "*" in path]
+    paths = [path.replace("/issuer/+/sign/", "/") for path in ALL["bridge for one"]["path"]]
+    assert not [path for path in paths if "+" in path or "*" in path]
+
+
+@pytest.mark.parametrize(("name", "space"), [("bridge", "+"), ("bridge for one", "0ad50c05")])
+def test_under_a_former_ca_a_bridge_has_itself_certified_and_nobody_else(name: str, space: str) -> None:
+    granted = capabilities(ALL[name])
+    assert {path: rights for path, rights in granted.items() if "/issuer/" in path} == {
+        f"{space}/pki-tunnel/issuer/+/sign/bridge": ["update"],
+        f"{space}/pki-pod/issuer/+/sign/bridge-pod": ["update"],
+    }
+
+
+def test_of_pki_roles_a_bridge_has_those_of_leaves_alone() -> None:
+    signs = {
+        path
+        for path in ALL["bridge for one"]["path"]
+        if path.startswith("0ad50c05/pki-") and "/sign/" in path
+    }
+    assert {path.rpartition("/")[2] for path in signs} == {
+        "bridge", "broker", "bridge-pod", "operator-pod", "operator-seal",
+    }  # fmt: skip
 
 
 def test_the_admin_proxy_neither_reads_nor_overwrites_a_value() -> None:
