@@ -84,6 +84,9 @@ class _Gauges(Collector):
         for labels, number in self._requests.items():
             counted.add_metric(labels, number)
         yield counted
+        dropped = CounterMetricFamily(f"{PREFIX}_audit_dropped", "Audit lines that nobody read in time")
+        dropped.add_metric([], status["audit_dropped"])
+        yield dropped
         yield _single("openbao_connections", "Open connections to OpenBao", self._pool.connections)
         yield _single("openbao_waiting", "Requests that wait for a connection", self._pool.waiting)
         yield parked

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 import time
 from typing import Any, Final
 
 from cloudtaser.bridge.audit import Audit
+from cloudtaser.bridge.audit_lines import AuditLines
 from cloudtaser.bridge.background import Background
 from cloudtaser.bridge.cluster import Cluster
 from cloudtaser.bridge.config import Config
@@ -62,7 +62,8 @@ class Bridge:
         )
         self._records = Records(self._client, Layout())
         self._upstream = Upstream(config.vault_addr, ca_file=config.vault_ca_cert)
-        self._audit = Audit(AuditLines())
+        self._audit_lines = AuditLines()
+        self._audit = Audit(self._audit_lines)
         self._services = Services(
             upstream=self._upstream,
             audit=self._audit,
@@ -122,6 +123,7 @@ class Bridge:
             await probes.close()
             await status.close()
             await self._client.close()
+            await asyncio.to_thread(self._audit_lines.close)
         _log.info("stopped")
         return 0
 
@@ -138,6 +140,7 @@ class Bridge:
             },
             "failures": self._tally.total,
             "audit_lines": self._audit.written,
+            "audit_dropped": self._audit_lines.dropped,
             "clusters": [station.status() for _, station in sorted(self._stations.items())],
         }
 
@@ -257,31 +260,6 @@ class Bridge:
             clusters=len(self._stations),
             tunnels=sum(len(station.tunnels) for station in self._stations.values()),
         )
-
-
-class AuditLines:
-    """Writes audit lines to standard output, those of one turn of the loop together."""
-
-    def __init__(self) -> None:
-        self._lines: list[bytes] = []
-        self._broken = False
-
-    def __call__(self, line: bytes) -> None:
-        """Take one line."""
-        if not self._lines:
-            asyncio.get_running_loop().call_soon(self._flush)
-        self._lines.append(line)
-
-    def _flush(self) -> None:
-        data = b"\n".join(self._lines) + b"\n"
-        self._lines.clear()
-        try:
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
-        except (OSError, ValueError) as error:
-            if not self._broken:
-                self._broken = True
-                _log.error("the audit cannot be written", reason=type(error).__name__)
 
 
 def _mention(line: Line) -> None:
