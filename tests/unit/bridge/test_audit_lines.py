@@ -53,6 +53,12 @@ async def read_all(descriptor: int) -> bytes:
     return await asyncio.to_thread(read)
 
 
+async def read_again(lines: AuditLines) -> None:
+    async with asyncio.timeout(20):
+        while not lines.keeps_up:  # noqa: ASYNC110  # the thread has no event for it
+            await asyncio.sleep(0.01)
+
+
 async def closed(lines: AuditLines, writer: int) -> None:
     await asyncio.to_thread(lines.close)
     os.close(writer)
@@ -89,9 +95,7 @@ async def test_a_reader_that_stalls_delays_nobody_and_the_gap_is_counted(pipe: t
     assert lines.dropped > 1000
     assert not lines.keeps_up
     reading = asyncio.create_task(read_all(reader))
-    async with asyncio.timeout(20):
-        while not lines.keeps_up:  # noqa: ASYNC110  # the thread has no event for it
-            await asyncio.sleep(0.01)
+    await read_again(lines)
     write(audit)
     await closed(lines, writer)
     found = [json.loads(line)["seq"] for line in (await reading).splitlines()]
