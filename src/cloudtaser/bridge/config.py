@@ -13,13 +13,13 @@ import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, NoReturn, TypeVar
 
+from cloudtaser.bridge import config_login
+from cloudtaser.bridge.config_login import Login, boolean, readable
 from cloudtaser.bridge.limits import CLUSTER, PEER, TOKEN, Rate
 from cloudtaser.errors import ConfigError
 from cloudtaser.net.dial import Address
-from cloudtaser.secret import Secret
 from cloudtaser.version import VERSION
 
 ENVIRONMENT_PREFIX: Final = "CLOUDTASER_BRIDGE_"
@@ -40,8 +40,7 @@ class Config:
 
     vault_addr: str
     vault_ca_cert: str | None
-    vault_token: Secret | None
-    vault_token_file: str | None
+    login: Login
     beacon_addresses: tuple[Address, ...]
     beacon_ca: str | None
     beacon_insecure: bool
@@ -71,20 +70,13 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
     values = _Values(vars(found), environment)
     if asks:
         return StatusRequest(values.take("status-socket", DEFAULT_STATUS_SOCKET, _text))
-    token_file = values.optional("vault-token-file", _readable)
-    token = environment.get("VAULT_TOKEN", "")
-    if token_file is None and not token:
-        raise ConfigError(
-            "no OpenBao token", on="--vault-token-file or VAULT_TOKEN", fix="`source bridge-token` makes one"
-        )
     return Config(
         vault_addr=values.required("vault-addr", _vault_addr, "URL of OpenBao, as https://127.0.0.1:8200"),
-        vault_ca_cert=values.optional("vault-ca-cert", _readable),
-        vault_token=None if token_file else Secret(token.strip()),
-        vault_token_file=token_file,
+        vault_ca_cert=values.optional("vault-ca-cert", readable),
+        login=config_login.read(values, environment),
         beacon_addresses=values.required("beacon-address", Address.parse_list, "as beacon.example.com:443"),
-        beacon_ca=values.optional("beacon-ca", _readable),
-        beacon_insecure=values.take("beacon-insecure", "false", _boolean),
+        beacon_ca=values.optional("beacon-ca", readable),
+        beacon_insecure=values.take("beacon-insecure", "false", boolean),
         poll_interval=values.take("poll-interval", "5s", _seconds(0.05, 3600)),
         bridge_id=values.take("id", _host_id(), _bridge_id),
         status_socket=values.take("status-socket", DEFAULT_STATUS_SOCKET, _text),
@@ -111,14 +103,13 @@ def _parser() -> argparse.ArgumentParser:
         description="OpenBao's companion to the outside: dials out to the beacon, ends the pods' TLS,"
         " checks who they are and forwards what they may ask.",
         epilog="Every flag has a twin in the environment: --poll-interval is"
-        f" {ENVIRONMENT_PREFIX}POLL_INTERVAL. The token comes from --vault-token-file or VAULT_TOKEN.",
+        f" {ENVIRONMENT_PREFIX}POLL_INTERVAL.",
         allow_abbrev=False,
     )
     parser.add_argument("--vault-addr", metavar="URL", help="OpenBao; http:// for loopback only")
     parser.add_argument(
         "--vault-ca-cert", metavar="FILE", help="checks OpenBao's certificate (else system roots)"
     )
-    parser.add_argument("--vault-token-file", metavar="FILE", help="read again when it changes")
     parser.add_argument("--beacon-address", metavar="LIST", help="host:port, comma separated: parked at all")
     parser.add_argument(
         "--beacon-ca", metavar="FILE", help="checks the beacon's certificate (else system roots)"
@@ -145,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rate-cluster", metavar="RATE", help=f"requests of one cluster ({CLUSTER})")
     parser.add_argument("--drain", metavar="TIME", help="how long open streams may take at SIGTERM (30s)")
     parser.add_argument("--log-level", metavar="LEVEL", help=", ".join(LOG_LEVELS))
+    config_login.add_flags(parser)
     parser.add_argument("--version", action="version", version=f"cloudtaser-bridge {VERSION}")
     return parser
 
@@ -197,13 +189,6 @@ def _text(text: str) -> str:
     return text
 
 
-def _readable(text: str) -> str:
-    path = Path(_text(text))
-    if not path.is_file() or not os.access(path, os.R_OK):
-        raise ConfigError(f"{text} cannot be read", fix="give a file that this user may read")
-    return text
-
-
 def _vault_addr(text: str) -> str:
     from cloudtaser.openbao.client import check_address  # brings an HTTP client, which `status` does without
 
@@ -217,12 +202,6 @@ def _metrics_addr(text: str) -> Address:
     if not is_loopback(address.host):
         raise ConfigError(f"{address.host} is not loopback", fix="as 127.0.0.1:9091")
     return address
-
-
-def _boolean(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ConfigError(f"{text!r} is neither true nor false", fix="true or false")
-    return text.lower() == "true"
 
 
 def _seconds(least: float, most: float) -> Callable[[str], float]:

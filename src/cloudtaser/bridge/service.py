@@ -16,6 +16,7 @@ from cloudtaser.bridge.audit_lines import AuditLines
 from cloudtaser.bridge.background import Background
 from cloudtaser.bridge.cluster import Cluster
 from cloudtaser.bridge.config import Config
+from cloudtaser.bridge.config_login import keeper
 from cloudtaser.bridge.heartbeat import Heartbeat
 from cloudtaser.bridge.limits import Limits
 from cloudtaser.bridge.metrics import Metrics
@@ -32,7 +33,6 @@ from cloudtaser.net.probes import Probes
 from cloudtaser.net.tls import beacon_client
 from cloudtaser.openbao.client import OpenBao
 from cloudtaser.openbao.layout import Layout
-from cloudtaser.openbao.login import TokenFile, TokenKeeper, TokenValue
 from cloudtaser.openbao.records import BridgeRecord, Records, instant
 from cloudtaser.secret import Secret
 from cloudtaser.version import VERSION
@@ -54,11 +54,8 @@ class Bridge:
         self._config = config
         self._started = time.time()
         self._client = OpenBao(config.vault_addr, ca_file=config.vault_ca_cert)
-        source = TokenFile(config.vault_token_file) if config.vault_token_file else None
-        self._keeper = TokenKeeper(
-            self._client,
-            source or TokenValue(config.vault_token or Secret(b"")),
-            on_trouble=self._token_trouble,
+        self._keeper = keeper(
+            config.login, self._client, ca_file=config.vault_ca_cert, on_trouble=self._token_trouble
         )
         self._records = Records(self._client, Layout())
         self._upstream = Upstream(config.vault_addr, ca_file=config.vault_ca_cert)
@@ -122,6 +119,7 @@ class Bridge:
             await self._upstream.close()
             await probes.close()
             await status.close()
+            await self._keeper.close()
             await self._client.close()
             await asyncio.to_thread(self._audit_lines.close)
         _log.info("stopped")

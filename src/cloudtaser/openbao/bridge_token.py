@@ -51,35 +51,49 @@ async def make_bridge_token(
     check_bridge_id(bridge_id)
     for fingerprint in clusters:
         check_fingerprint(fingerprint)
-    bound = [_network(cidr) for cidr in cidrs]
+    bound = networks(cidrs)
     detected, _ = await open_layout(client)
     layout = layout or detected
     steps = Steps(client, dry_run)
     system, own = layout.system_namespace, bridge_policy_name(bridge_id)
-    policy = policies.bridge_own_policy(layout, bridge_id)
-    names = [own]
-    if clusters:
-        spaces = [(fingerprint, await _space(client, layout, fingerprint)) for fingerprint in clusters]
-        policy = {"path": policies.bridge_policy_for(layout, spaces)["path"] | policy["path"]}
-    else:
-        names.append(BRIDGE_POLICY)
-        await steps.ensure("", f"sys/namespaces/{system}", {}, "holds everything of cloudtaser")
-        await steps.policy(system, BRIDGE_POLICY, policies.bridge_policy(layout), "what a bridge may do")
-    await steps.policy(system, own, policy, f"what bridge {bridge_id} may do")
+    names = await ensure_bridge_policies(steps, layout, bridge_id, clusters)
     role = f"auth/token/roles/{own}"
-    await steps.ensure(system, role, bridge_token_role(sorted(names), bound), "how its tokens are made")
-    body = {"policies": sorted(names), "display_name": own, "meta": {"bridge": bridge_id}}
+    await steps.ensure(system, role, bridge_token_role(names, bound), "how its tokens are made")
+    body = {"policies": names, "display_name": own, "meta": {"bridge": bridge_id}}
     made = await steps.do("POST", system, f"auth/token/create/{own}", "make the token", body)
     auth = made.get("auth") or {}
     return BridgeToken(
         bridge_id=bridge_id,
         token=Secret(str(auth.get("client_token", ""))),
         accessor=str(auth.get("accessor", "")),
-        policies=tuple(sorted(names)),
+        policies=tuple(names),
         cidrs=tuple(bound),
         period=PERIOD_SECONDS,
         actions=tuple(steps.actions),
     )
+
+
+async def ensure_bridge_policies(
+    steps: Steps, layout: Layout, bridge_id: str, clusters: Sequence[str]
+) -> list[str]:
+    """Have the policies of one bridge, for all clusters unless `clusters`; their names, sorted."""
+    system, own = layout.system_namespace, bridge_policy_name(bridge_id)
+    policy = policies.bridge_own_policy(layout, bridge_id)
+    names = [own]
+    if clusters:
+        spaces = [(fingerprint, await _space(steps.client, layout, fingerprint)) for fingerprint in clusters]
+        policy = {"path": policies.bridge_policy_for(layout, spaces)["path"] | policy["path"]}
+    else:
+        names.append(BRIDGE_POLICY)
+        await steps.ensure("", f"sys/namespaces/{system}", {}, "holds everything of cloudtaser")
+        await steps.policy(system, BRIDGE_POLICY, policies.bridge_policy(layout), "what a bridge may do")
+    await steps.policy(system, own, policy, f"what bridge {bridge_id} may do")
+    return sorted(names)
+
+
+def networks(cidrs: Sequence[str]) -> list[str]:
+    """The networks in the form in which OpenBao answers them; UsageError for what is none."""
+    return [_network(cidr) for cidr in cidrs]
 
 
 async def _space(client: OpenBao, layout: Layout, fingerprint: str) -> Space:

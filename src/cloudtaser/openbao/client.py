@@ -85,12 +85,14 @@ class OpenBao:
         token: Secret | None = None,
         namespace: str = "",
         timeout: float = 10,
+        certificate: tuple[str, str] | None = None,
     ) -> None:
+        """`certificate`: files of a client certificate and its key, read now, for a login by certificate."""
         self.address = check_address(address)
         self.namespace = namespace.strip("/")
         self._token = token
         self._timeout = aiohttp.ClientTimeout(total=timeout)
-        self._verify = _tls_context(self.address, ca_file)
+        self._verify = _tls_context(self.address, ca_file, certificate)
         self._session: aiohttp.ClientSession | None = None
 
     def set_token(self, token: Secret | None) -> None:
@@ -251,7 +253,9 @@ class OpenBao:
         return b"".join(parts)
 
 
-def _tls_context(address: str, ca_file: str | None) -> ssl.SSLContext | bool:
+def _tls_context(
+    address: str, ca_file: str | None, certificate: tuple[str, str] | None = None
+) -> ssl.SSLContext | bool:
     if not address.startswith("https:"):
         return True
     try:
@@ -268,6 +272,16 @@ def _tls_context(address: str, ca_file: str | None) -> ssl.SSLContext | bool:
             fix="--vault-ca-cert takes PEM",
         ) from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if certificate is not None:
+        try:
+            context.load_cert_chain(*certificate, password="")
+        except (OSError, ssl.SSLError) as error:
+            reason = _reason(error) if error.errno and not isinstance(error, ssl.SSLError) else "no such pair"
+            raise ConfigError(
+                f"the certificate for the login and its key cannot be used: {reason}",
+                on=", ".join(certificate),
+                fix="they must be PEM and fit each other, the key without a passphrase",
+            ) from None
     return context
 
 

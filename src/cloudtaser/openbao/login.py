@@ -20,7 +20,7 @@ from cloudtaser.secret import Secret
 FILE_POLL: Final = 2.0  # seconds between looks at a token file
 RETRY_FIRST: Final = 0.5
 RETRY_LIMIT: Final = 30.0
-_RENEW_AT: Final = 2 / 3
+RENEW_AT: Final = 2 / 3
 _MAX_TOKEN: Final = 8192  # bytes
 
 
@@ -123,6 +123,9 @@ class TokenKeeper:
                 due = loop.time() + random.uniform(retry / 2, retry)  # noqa: S311  # jitter, not a secret
                 retry = min(retry * 2, RETRY_LIMIT)
 
+    async def close(self) -> None:
+        """Nothing is given back: the token is somebody else's."""
+
     def _use(self, token: Secret) -> None:
         self._token = token
         self._client.set_token(token)
@@ -161,4 +164,4 @@ class TokenKeeper:
 
     def _renewal_after(self, now: float) -> float:
         """When to renew, or to look whether it still lives; never where it always does."""
-        return float("inf") if self._ttl is None else now + max(self._ttl * _RENEW_AT, RETRY_FIRST)
+        return float("inf") if self._ttl is None else now + max(self._ttl * RENEW_AT, RETRY_FIRST)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cloudtaser.bridge.config import Config, StatusRequest, parse
+from cloudtaser.bridge.config_login import TokenFileLogin
 from cloudtaser.errors import ConfigError
 
 NEEDED = ["--vault-addr", "https://127.0.0.1:8200", "--beacon-address", "beacon.example.com:443"]
@@ -105,8 +106,7 @@ def test_a_token_file_is_preferred_and_the_token_never_shows(tmp_path: Path) -> 
     file = tmp_path / "token"
     file.write_text("s.canary\n")
     config = read("--vault-token-file", str(file))
-    assert config.vault_token is None
-    assert config.vault_token_file == str(file)
+    assert config.login == TokenFileLogin(str(file))
     assert "canary" not in repr(read())
 
 
