@@ -16,14 +16,13 @@ from collections.abc import Iterable
 from cloudtaser.beacon import limits
 from cloudtaser.beacon.config import BeaconConfig
 from cloudtaser.beacon.door import Door, set_dead_after
-from cloudtaser.beacon.limits import Deadlines, SourceLimiter, blurred, source_of
+from cloudtaser.beacon.limits import Deadlines
 from cloudtaser.beacon.link import Link, State, Tap, side
 from cloudtaser.beacon.log import Log, room8
 from cloudtaser.beacon.metrics import Counts
 from cloudtaser.beacon.page import metrics_page
 from cloudtaser.beacon.probes import Answer, Probes
 from cloudtaser.beacon.pump import Pump
-from cloudtaser.beacon.rooms import Event, Matched, Parked, RoomLimits, Rooms, TurnedAway
 from cloudtaser.beacon.tls import Certificate
 from cloudtaser.errors import CloudtaserError, ProtocolError
 from cloudtaser.wire.rendezvous import (
@@ -36,6 +35,8 @@ from cloudtaser.wire.rendezvous import (
     Role,
     encode_refusal,
 )
+from cloudtaser.wire.rooms import Event, Matched, Parked, RoomLimits, Rooms, TurnedAway
+from cloudtaser.wire.sources import SourceLimiter, blurred, source_of
 
 _COURTEOUS_REFUSALS = 100  # a second: who is over the rate beyond that is closed without a handshake
 

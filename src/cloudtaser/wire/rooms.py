@@ -1,12 +1,12 @@
 """Rooms: where two parties that know the same hash find each other.
 
-Used by `server`, which moves the bytes. Knows nothing of sockets or time: the caller passes `now` (seconds
-of any steady clock), acts on the returned events, and reports what the parties did. (spec/wire.md,
-"Rendezvous".)
+Used by the beacon and by a broker that bridges dial (reverse mode), which move the bytes. Knows nothing of
+sockets or time: the caller passes `now` (seconds of any steady clock), acts on the returned events, and
+reports what the parties did. (spec/wire.md, "Rendezvous".)
 
 A party is any hashable the caller likes. From `arrive` until it is matched, turned away, reported by `leave`
 or found dead it is parked in exactly one room under one role. Where places are scarce they are shared by
-source (an address, as `limits` counts it): whoever knows a room's hash can fill the room, but from one place
+source (an address, as `sources` counts it): whoever knows a room's hash can fill the room, but from one place
 it can neither keep others out of it nor have itself matched before them.
 """
 

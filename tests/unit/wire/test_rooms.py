@@ -9,8 +9,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from cloudtaser.beacon.rooms import Event, Matched, Parked, RoomLimits, Rooms, TurnedAway
 from cloudtaser.wire.rendezvous import Refusal, Role
+from cloudtaser.wire.rooms import Event, Matched, Parked, RoomLimits, Rooms, TurnedAway
 
 A, B = b"a" * 32, b"b" * 32
 BRIDGE, BROKER = Role.BRIDGE, Role.BROKER
