@@ -20,6 +20,7 @@ from cloudtaser.bridge.config_login import Login, boolean, readable
 from cloudtaser.bridge.limits import CLUSTER, PEER, TOKEN, Rate
 from cloudtaser.errors import ConfigError
 from cloudtaser.net.dial import Address
+from cloudtaser.net.proxy import DIRECT, Proxies
 from cloudtaser.version import VERSION
 
 ENVIRONMENT_PREFIX: Final = "CLOUDTASER_BRIDGE_"
@@ -54,6 +55,7 @@ class Config:
     rate_token: Rate
     rate_cluster: Rate
     log_level: str
+    proxies: Proxies = DIRECT
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
         rate_token=values.take("rate-token", str(TOKEN), Rate.parse),
         rate_cluster=values.take("rate-cluster", str(CLUSTER), Rate.parse),
         log_level=values.take("log-level", "info", _log_level),
+        proxies=values.proxies(),
     )
 
 
@@ -119,6 +122,12 @@ def _parser() -> argparse.ArgumentParser:
         action="store_const",
         const="true",
         help="do not check it: shows the room hash only",
+    )
+    parser.add_argument(
+        "--proxy", metavar="URL", help="HTTP proxy for every connection, or off (else HTTPS_PROXY, NO_PROXY)"
+    )
+    parser.add_argument(
+        "--proxy-ca", metavar="FILE", help="checks an https:// proxy's certificate (else system roots)"
     )
     parser.add_argument("--poll-interval", metavar="TIME", help="between looks at the registrations (5s)")
     parser.add_argument(
@@ -161,6 +170,11 @@ class _Values:
     def take(self, name: str, default: str, check: Callable[[str], T]) -> T:
         text, source = self._find(name)
         return self._checked(default if text is None else text, source, check)
+
+    def proxies(self) -> Proxies:
+        given, source = self._find("proxy")
+        ca_file = self.optional("proxy-ca", _readable)
+        return Proxies.read(self._environment, given, source=source, ca_file=ca_file)
 
     def _find(self, name: str) -> tuple[str | None, str]:
         flag = self._flags.get(name.replace("-", "_"))

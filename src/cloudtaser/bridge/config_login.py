@@ -191,6 +191,7 @@ def keeper(
                 role_id=login.role_id,
                 secret_id_file=login.secret_id_file,
                 wrapped=login.wrapped,
+                proxies=client.proxies,
             )
         case CertificateLogin():
             credential = TlsCertificate(
@@ -201,6 +202,7 @@ def keeper(
                 certificate_file=login.certificate_file,
                 key_file=login.key_file,
                 role=login.role,
+                proxies=client.proxies,
             )
     if source is not None:
         return TokenKeeper(client, source, on_trouble=on_trouble)

@@ -17,6 +17,7 @@ from cloudtaser.bridge.background import Background
 from cloudtaser.bridge.parking import Parking, Party, Stage
 from cloudtaser.errors import CloudtaserError
 from cloudtaser.net.dial import Address
+from cloudtaser.net.proxy import DIRECT, Proxies
 from cloudtaser.net.rendezvous import BeaconRefusedError, meet
 from cloudtaser.wire.rendezvous import Role
 
@@ -45,12 +46,14 @@ class Parker:
         on_unreachable: Callable[[Address, CloudtaserError], None],
         on_parked: Callable[[Address], None],
         on_failed: Callable[[CloudtaserError], None],
+        proxies: Proxies = DIRECT,
     ) -> None:
         """`invite` is called at each match. `on_failed`: a guest did not get through its handshake."""
         self._loop = asyncio.get_running_loop()
         self._room = room
         self._beacons = beacons
         self._context = context
+        self._proxies = proxies
         self._invite = invite
         self._on_unreachable = on_unreachable
         self._on_parked = on_parked
@@ -119,6 +122,7 @@ class Parker:
                 self._context,
                 seat,
                 on_parked=partial(self._took_in, party, beacon),
+                proxies=self._proxies,
             )
         except CloudtaserError as error:
             retry_after = error.retry_after if isinstance(error, BeaconRefusedError) else None

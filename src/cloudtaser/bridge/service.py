@@ -53,12 +53,12 @@ class Bridge:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._started = time.time()
-        self._client = OpenBao(config.vault_addr, ca_file=config.vault_ca_cert)
+        self._client = OpenBao(config.vault_addr, ca_file=config.vault_ca_cert, proxies=config.proxies)
         self._keeper = keeper(
             config.login, self._client, ca_file=config.vault_ca_cert, on_trouble=self._token_trouble
         )
         self._records = Records(self._client, Layout())
-        self._upstream = Upstream(config.vault_addr, ca_file=config.vault_ca_cert)
+        self._upstream = Upstream(config.vault_addr, ca_file=config.vault_ca_cert, proxies=config.proxies)
         self._audit_lines = AuditLines()
         self._audit = Audit(self._audit_lines)
         self._services = Services(
@@ -85,6 +85,7 @@ class Bridge:
             failed=self._failed,
             reachable=self._reachable,
             keys_changed=self._keys_changed,
+            proxies=config.proxies,
         )
         self._registry = Registry(
             self._records, self._open_station, now=time.time, interval=config.poll_interval
@@ -108,7 +109,13 @@ class Bridge:
             if config.metrics_addr is not None:
                 await probes.listen(config.metrics_addr.host, config.metrics_addr.port)
             if await self._log_in(stop):
-                _log.info("started", version=VERSION, id=config.bridge_id, openbao=config.vault_addr)
+                _log.info(
+                    "started",
+                    version=VERSION,
+                    id=config.bridge_id,
+                    openbao=config.vault_addr,
+                    proxy=str(config.proxies.proxy or "none"),
+                )
                 for work in (self._keeper.run, self._registry.run, self._heartbeat.run, self._report):
                     self._background.start(work(stop))
                 await stop.wait()

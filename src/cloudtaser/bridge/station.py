@@ -32,6 +32,7 @@ from cloudtaser.bridge.tunnels import Tunnels
 from cloudtaser.errors import CloudtaserError, ProtocolError, UnavailableError
 from cloudtaser.net.dial import Address
 from cloudtaser.net.log import get_logger
+from cloudtaser.net.proxy import DIRECT, Proxies
 from cloudtaser.openbao import pki
 from cloudtaser.openbao.client import OpenBao
 from cloudtaser.openbao.layout import Space
@@ -68,6 +69,8 @@ class Shared:
     """A beacon took one of us in."""
     keys_changed: Callable[[Cluster, str], None]
     """An event to audit."""
+    proxies: Proxies = DIRECT
+    """How beacons are reached."""
 
 
 class Station:
@@ -223,6 +226,7 @@ class Station:
             on_unreachable=lambda beacon, error: self._shared.failed("beacon", str(beacon), "", error),
             on_parked=self._shared.reachable,
             on_failed=lambda error: self._failed(room.value, error),
+            proxies=self._shared.proxies,
         )
 
     def _mention_loneliness(self) -> None:

@@ -17,6 +17,9 @@ from typing import Final
 
 from cloudtaser.bridge.exchange import Connection, Exchange, Receiver
 from cloudtaser.errors import CloudtaserError, ConfigError, UnavailableError
+from cloudtaser.net.dial import Address, dial_tls
+from cloudtaser.net.proxy import DIRECT, Proxies
+from cloudtaser.net.tls import UntrustedError
 
 MAX_CONNECTIONS: Final = 64
 MAX_WAITING: Final = 1024
@@ -40,6 +43,7 @@ class Upstream:
         address: str,
         *,
         ca_file: str | None = None,
+        proxies: Proxies = DIRECT,
         max_connections: int = MAX_CONNECTIONS,
         max_waiting: int = MAX_WAITING,
         max_uploads: int = MAX_UPLOADS,
@@ -50,6 +54,7 @@ class Upstream:
         """`address` is http:// or https://host:port; `ca_file` replaces the system's roots. One owner gets
         three quarters of `max_connections` and `max_waiting` at most: nobody keeps all others waiting."""
         self._host, self._port, self._context = _read_address(address, ca_file)
+        self._proxies = proxies
         host = f"[{self._host}]" if ":" in self._host else self._host
         self.authority = f"{host}:{self._port}"
         """Where OpenBao is, for people."""
@@ -223,19 +228,12 @@ class Upstream:
         task.add_done_callback(self._connecting.discard)
 
     async def _connect(self) -> None:
-        tls_name = self._host if self._context is not None else None
         try:
             async with asyncio.timeout(self._connect_timeout):
-                _, connection = await self._loop.create_connection(
-                    lambda: Connection(self),
-                    self._host,
-                    self._port,
-                    ssl=self._context,
-                    server_hostname=tls_name,
-                )
-        except (OSError, TimeoutError) as error:
+                connection = await self._open()
+        except (OSError, CloudtaserError) as error:
             self.reachable = False
-            certificate = isinstance(error, ssl.SSLCertVerificationError)
+            certificate = isinstance(error, ssl.SSLCertVerificationError | UntrustedError)
             what = "OpenBao's certificate does not verify" if certificate else _UNREACHABLE
             fix = "check the bridge's --vault-ca-cert" if certificate else _FIX
             self._fail_waiting(UnavailableError(what, on=self.authority, fix=fix))
@@ -246,6 +244,26 @@ class Upstream:
             return
         self._all.add(connection)
         self.release(connection)
+
+    async def _open(self) -> Connection:
+        proxied = self._proxies.route(self._host, self._port) is not None
+        if proxied and self._context is not None:
+            _, connection = await dial_tls(
+                Address(self._host, self._port),
+                lambda: Connection(self),
+                self._context,
+                self._connect_timeout,
+                proxies=self._proxies,
+            )
+            return connection
+        _, connection = await self._loop.create_connection(
+            lambda: Connection(self),
+            self._host,
+            self._port,
+            ssl=self._context,
+            server_hostname=self._host if self._context is not None else None,
+        )
+        return connection
 
     def _fail_waiting(self, error: CloudtaserError) -> None:
         waiting = list(self._waiting)

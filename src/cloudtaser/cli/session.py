@@ -20,6 +20,7 @@ from cloudtaser.errors import UsageError
 from cloudtaser.secret import Secret
 
 if TYPE_CHECKING:
+    from cloudtaser.net.proxy import Proxies
     from cloudtaser.openbao.client import OpenBao
 
 DEFAULT_ADDRESS: Final = "https://127.0.0.1:8200"
@@ -36,6 +37,9 @@ class Session:
     ca_file: str | None
     token: Secret | None
     printer: Printer
+    proxy: str = ""
+    proxy_source: str = "--proxy"
+    proxy_ca: str | None = None
 
     def connect(self) -> OpenBao:
         """A client to use with `async with`; ConfigError on a bad address or certificate file."""
@@ -45,7 +49,15 @@ class Session:
             raise UsageError(
                 "no token for OpenBao", fix="set VAULT_TOKEN or BAO_TOKEN, or give --vault-token-file"
             )
-        return OpenBao(self.address, ca_file=self.ca_file, token=self.token, timeout=30)
+        return OpenBao(
+            self.address, ca_file=self.ca_file, token=self.token, timeout=30, proxies=self.proxies()
+        )
+
+    def proxies(self) -> Proxies:
+        """By which proxy to connect, if any; ConfigError on a bad address or certificate file."""
+        from cloudtaser.net.proxy import Proxies
+
+        return Proxies.read(os.environ, self.proxy, source=self.proxy_source, ca_file=self.proxy_ca)
 
 
 def _common(
@@ -60,6 +72,12 @@ def _common(
     vault_ca_cert: Annotated[
         str, typer.Option(help="Authority of OpenBao's certificate, PEM. [VAULT_CACERT, BAO_CACERT]")
     ] = "",
+    proxy: Annotated[
+        str, typer.Option(help="HTTP proxy, or off. [CLOUDTASER_PROXY; else HTTPS_PROXY, NO_PROXY]")
+    ] = "",
+    proxy_ca: Annotated[
+        str, typer.Option(help="Authority of an https:// proxy's certificate, PEM. [CLOUDTASER_PROXY_CA]")
+    ] = "",
     output: Annotated[Format, typer.Option("--output", "-o", help="How to write the answer.")] = Format.TABLE,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the value a script wants.")] = False,
     no_color: Annotated[bool, typer.Option("--no-color", help="No bold heads. [NO_COLOR]")] = False,
@@ -69,6 +87,9 @@ def _common(
         ca_file=vault_ca_cert or _variable("VAULT_CACERT", "BAO_CACERT") or None,
         token=_token(vault_token, vault_token_file),
         printer=Printer(output, quiet, not no_color),
+        proxy=proxy or _variable("CLOUDTASER_PROXY"),
+        proxy_source="--proxy" if proxy else "CLOUDTASER_PROXY",
+        proxy_ca=proxy_ca or _variable("CLOUDTASER_PROXY_CA") or None,
     )
 
 

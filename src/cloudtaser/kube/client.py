@@ -18,7 +18,7 @@ from urllib.parse import quote, urlsplit
 
 import aiohttp
 
-from cloudtaser.errors import ConfigError
+from cloudtaser.errors import CloudtaserError, ConfigError
 from cloudtaser.kube.errors import (
     ConflictError,
     KubeForbiddenError,
@@ -28,6 +28,9 @@ from cloudtaser.kube.errors import (
     NotFoundError,
 )
 from cloudtaser.kube.objects import BoundPod, ConfigMap, ServiceAccountToken, TokenReview
+from cloudtaser.net.connector import ProxiedConnector
+from cloudtaser.net.proxy import DIRECT, Proxies
+from cloudtaser.net.tls import UntrustedError
 from cloudtaser.secret import Secret
 from cloudtaser.version import VERSION
 
@@ -37,6 +40,7 @@ _T = TypeVar("_T", str, dict)  # type: ignore[type-arg]  # a constraint is a cla
 MAX_ANSWER: Final = 3 * 1024 * 1024
 """Bytes of one answer; etcd holds no object larger than 1.5 MiB."""
 MAX_TOKEN_FILE: Final = 64 * 1024
+MAX_CONNECTIONS: Final = 8
 _VERBS: Final = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 
 
@@ -71,7 +75,15 @@ class TokenFile:
 class KubeApi:
     """One API server under one identity. Every method raises the errors of `kube.errors` and no other."""
 
-    def __init__(self, url: str, *, ca_file: str, token_file: str, timeout: float = 10.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        ca_file: str,
+        token_file: str,
+        timeout: float = 10.0,
+        proxies: Proxies = DIRECT,
+    ) -> None:
         """`timeout`: seconds for one whole call, connect included. Nothing is sent before the first call."""
         parts = urlsplit(url)
         if parts.scheme != "https" or not parts.hostname or parts.username or parts.query or parts.fragment:
@@ -93,6 +105,7 @@ class KubeApi:
             ) from None
         self._token_file = TokenFile(token_file)
         self._timeout = timeout
+        self._proxies = proxies
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -229,7 +242,7 @@ class KubeApi:
     async def _send(self, method: str, path: str, body: Json | None, token: Secret) -> tuple[int, Json]:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(ssl=self._context, limit=8),
+                connector=self._connector(),
                 timeout=aiohttp.ClientTimeout(total=self._timeout),
                 headers={"User-Agent": f"cloudtaser/{VERSION}", "Accept": "application/json"},
                 trust_env=False,
@@ -241,7 +254,7 @@ class KubeApi:
             ) as response:
                 raw = await self._bounded(response)
                 status = response.status
-        except aiohttp.ClientConnectorCertificateError:
+        except (aiohttp.ClientConnectorCertificateError, UntrustedError):
             raise KubeUnavailableError(
                 "the API server's certificate does not match the CA that was given",
                 on=self.url,
@@ -252,6 +265,12 @@ class KubeApi:
                 f"the API server did not answer within {self._timeout:g} s",
                 on=self.url,
                 fix="check that it is up and reachable from here",
+            ) from None
+        except KubeUnavailableError:
+            raise
+        except CloudtaserError as error:  # of the proxy, or of the TLS inside
+            raise KubeUnavailableError(
+                f"cannot reach the API server: {error.what}", on=error.on or self.url, fix=error.fix
             ) from None
         except (aiohttp.ClientError, OSError) as error:
             why = getattr(error, "strerror", None) or type(error).__name__
@@ -269,6 +288,11 @@ class KubeApi:
                 raise KubeUnavailableError("the API server's answer is not a JSON object", on=self.url + path)
             answer = {}
         return status, answer
+
+    def _connector(self) -> aiohttp.BaseConnector:
+        if self._proxies.route(self.host, self.port) is not None:
+            return ProxiedConnector(self._proxies, self._context, limit=MAX_CONNECTIONS)
+        return aiohttp.TCPConnector(ssl=self._context, limit=MAX_CONNECTIONS)
 
     async def _bounded(self, response: aiohttp.ClientResponse) -> bytes:
         raw = bytearray()

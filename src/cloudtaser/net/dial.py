@@ -1,4 +1,4 @@
-"""Dialling: addresses as people write them, when to try again, and one bounded TCP connect.
+"""Dialling: addresses as people write them, when to try again, one bounded connect, with or without a proxy.
 
 Used by `rendezvous`, by bridge and operator for everything they connect to, and by the wrapper's tests. The
 delays are spec/wire.md's "full jitter 0.2 s to 4 s", so that a beacon's restart meets no stampede.
@@ -12,11 +12,14 @@ import os
 import random
 import re
 import socket
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
-from cloudtaser.errors import ConfigError, UnavailableError
+from cloudtaser.errors import CloudtaserError, ConfigError, UnavailableError
+from cloudtaser.net.layers import TlsLayer
+from cloudtaser.net.proxy import DIRECT, Passage, Proxies, Proxy
 from cloudtaser.net.tls import reason
 from cloudtaser.wire.hashes import route_key
 
@@ -109,9 +112,19 @@ class Address:
 
 
 async def dial_tcp(
-    address: Address, protocol_factory: Callable[[], P], timeout: float = CONNECT_TIMEOUT
+    address: Address,
+    protocol_factory: Callable[[], P],
+    timeout: float = CONNECT_TIMEOUT,
+    *,
+    proxies: Proxies = DIRECT,
 ) -> tuple[asyncio.Transport, P]:
-    """Connect within `timeout` seconds; UnavailableError with the reason otherwise. TCP_NODELAY is set."""
+    """Connect within `timeout` seconds, by a proxy where `proxies` says so; UnavailableError with the reason
+    otherwise. TCP_NODELAY is set."""
+    proxy = proxies.route(address.host, address.port)
+    if proxy is not None:
+        protocol = protocol_factory()
+        transport = await _pass(proxy, address, cast("asyncio.Protocol", protocol), timeout)
+        return transport, protocol
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(timeout):
@@ -122,6 +135,55 @@ async def dial_tcp(
         raise UnavailableError(f"cannot connect: {_why(error)}", on=str(address)) from None
     keep_alive(transport)
     return transport, protocol
+
+
+async def dial_tls(
+    address: Address,
+    protocol_factory: Callable[[], P],
+    context: ssl.SSLContext,
+    timeout: float = CONNECT_TIMEOUT,
+    *,
+    proxies: Proxies = DIRECT,
+) -> tuple[asyncio.Transport, P]:
+    """The same with TLS to the host inside. ProtocolError when TLS fails, UntrustedError by certificate."""
+    protocol = protocol_factory()
+    layer = TlsLayer(
+        context, cast("asyncio.Protocol", protocol), server_side=False, server_hostname=address.host
+    )
+    transport, _ = await dial_tcp(address, lambda: layer, timeout, proxies=proxies)
+    try:
+        await layer.handshake
+    except asyncio.CancelledError:
+        transport.abort()
+        raise
+    except CloudtaserError as error:
+        error.on = error.on or str(address)
+        raise
+    return layer, protocol
+
+
+async def _pass(
+    proxy: Proxy, address: Address, protocol: asyncio.Protocol, timeout: float
+) -> asyncio.Transport:
+    """Through the proxy to `address`; the transport is that of the pipe."""
+    where = f"{address} through {proxy}"
+    loop = asyncio.get_running_loop()
+    passage = Passage(proxy, address.host, address.port, protocol)
+    bottom: asyncio.Transport | None = None
+    pipe: asyncio.Transport | None = None
+    try:
+        async with asyncio.timeout(timeout):
+            bottom, _ = await loop.create_connection(lambda: passage.bottom, proxy.host, proxy.port)
+            keep_alive(bottom)
+            pipe = await passage.opened()
+            return pipe
+    except OSError as error:
+        if isinstance(error, TimeoutError) and error.errno is None:
+            raise UnavailableError(f"no answer of the proxy within {timeout:g} s", on=where) from None
+        raise UnavailableError(f"cannot connect to the proxy: {_why(error)}", on=where) from None
+    finally:
+        if bottom is not None and pipe is None:
+            bottom.abort()
 
 
 def keep_alive(transport: asyncio.BaseTransport) -> None:

@@ -10,7 +10,7 @@ import ssl
 from typing import Final
 
 from cloudtaser.errors import ProtocolError
-from cloudtaser.net.tls import reason
+from cloudtaser.net.tls import UntrustedError, reason
 
 SLICE: Final = 64 * 1024
 """How much to feed or write at a time: a memory BIO keeps the size that it once had."""
@@ -54,7 +54,9 @@ class Engine:
             self.ssl_object.do_handshake()
         except ssl.SSLWantReadError:
             return False
-        except (ssl.SSLError, ssl.CertificateError) as error:
+        except ssl.SSLCertVerificationError as error:
+            raise UntrustedError(f"TLS handshake failed: {reason(error)}") from None
+        except ssl.SSLError as error:
             raise ProtocolError(f"TLS handshake failed: {reason(error)}") from None
         return True
 

@@ -15,6 +15,7 @@ from typing import Final, cast
 from cloudtaser.errors import CloudtaserError, ProtocolError, RefusedError, UnavailableError
 from cloudtaser.net.dial import CONNECT_TIMEOUT, Address, dial_tcp
 from cloudtaser.net.layers import TlsLayer
+from cloudtaser.net.proxy import DIRECT, Proxies
 from cloudtaser.wire.rendezvous import Matched, Parked, Refusal, Refused, Role, Visitor
 
 PARKED_TIMEOUT: Final = 60.0
@@ -51,6 +52,7 @@ async def meet(
     answer_timeout: float = ANSWER_TIMEOUT,
     connect_timeout: float = CONNECT_TIMEOUT,
     on_parked: Callable[[], None] | None = None,
+    proxies: Proxies = DIRECT,
 ) -> asyncio.Transport:
     """Enter `room` at the beacon and wait for the other side, for as long as the beacon shows signs of life.
 
@@ -61,7 +63,7 @@ async def meet(
     """
     visit = _Visit(Visitor(role, room), protocol, str(address), parked_timeout, answer_timeout, on_parked)
     layer = TlsLayer(context, visit, server_side=False, server_hostname=address.server_name(room))
-    transport, _ = await dial_tcp(address, lambda: layer, connect_timeout)
+    transport, _ = await dial_tcp(address, lambda: layer, connect_timeout, proxies=proxies)
     try:
         await layer.handshake
         return await visit.outcome

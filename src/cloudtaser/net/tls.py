@@ -21,6 +21,10 @@ if TYPE_CHECKING:  # the beacon uses this module and has no cryptography
     from cryptography import x509
 
 
+class UntrustedError(ProtocolError):
+    """The peer's certificate does not verify: by its CA, its name or its dates."""
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """A certificate, its key and the certificates between it and its CA, all PEM."""

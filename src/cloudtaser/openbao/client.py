@@ -21,7 +21,10 @@ from urllib.parse import quote, urlsplit
 import aiohttp
 from yarl import URL
 
-from cloudtaser.errors import ConfigError, ProtocolError, UnavailableError
+from cloudtaser.errors import CloudtaserError, ConfigError, ProtocolError, UnavailableError
+from cloudtaser.net.connector import ProxiedConnector
+from cloudtaser.net.proxy import DIRECT, Proxies
+from cloudtaser.net.tls import UntrustedError
 from cloudtaser.openbao.errors import CasConflict, NotFoundError, OpenBaoError, error_for
 from cloudtaser.secret import Secret
 
@@ -86,6 +89,7 @@ class OpenBao:
         namespace: str = "",
         timeout: float = 10,
         certificate: tuple[str, str] | None = None,
+        proxies: Proxies = DIRECT,
     ) -> None:
         """`certificate`: files of a client certificate and its key, read now, for a login by certificate."""
         self.address = check_address(address)
@@ -93,6 +97,8 @@ class OpenBao:
         self._token = token
         self._timeout = aiohttp.ClientTimeout(total=timeout)
         self._verify = _tls_context(self.address, ca_file, certificate)
+        self.proxies = proxies
+        """By which proxy it is reached, if any."""
         self._session: aiohttp.ClientSession | None = None
 
     def set_token(self, token: Secret | None) -> None:
@@ -213,11 +219,8 @@ class OpenBao:
     ) -> tuple[int, bytes]:
         session = self._session
         if session is None:
-            host = urlsplit(self.address).hostname or ""
-            connector = aiohttp.TCPConnector(limit=MAX_CONNECTIONS, ssl=self._verify)
-            # trust_env: HTTPS_PROXY is honoured, but never for a server on this machine
             session = self._session = aiohttp.ClientSession(
-                connector=connector, timeout=self._timeout, trust_env=not is_loopback(host)
+                connector=self._connector(), timeout=self._timeout, trust_env=False
             )
         content = json.dumps(body, ensure_ascii=False).encode() if body is not None else None
         if content is not None:
@@ -226,8 +229,8 @@ class OpenBao:
             async with session.request(
                 method, url, data=content, headers=headers, allow_redirects=False
             ) as answer:
-                return answer.status, await self._bounded(answer)
-        except aiohttp.ClientConnectorCertificateError as error:
+                status, raw = answer.status, await _bounded(answer)
+        except (aiohttp.ClientConnectorCertificateError, UntrustedError) as error:
             raise UnavailableError(
                 "the certificate of OpenBao is not trusted",
                 on=self.address,
@@ -235,22 +238,35 @@ class OpenBao:
             ) from error
         except TimeoutError as error:
             raise UnavailableError("OpenBao did not answer in time", on=self.address) from error
-        except (aiohttp.ClientError, ssl.SSLError, OSError) as error:
+        except (aiohttp.ClientError, CloudtaserError, ssl.SSLError, OSError) as error:
             raise UnavailableError(
                 f"OpenBao cannot be reached: {_reason(error)}",
-                on=self.address,
-                fix="check the address and that the server runs",
+                on=getattr(error, "on", "") or self.address,
+                fix=getattr(error, "fix", "") or "check the address and that the server runs",
             ) from error
 
-    async def _bounded(self, answer: aiohttp.ClientResponse) -> bytes:
-        parts: list[bytes] = []
-        size = 0
-        async for part in answer.content.iter_chunked(65536):
-            size += len(part)
-            if size > MAX_ANSWER:
-                raise ProtocolError("OpenBao's answer is too long", on=self.address)
-            parts.append(part)
-        return b"".join(parts)
+        if raw is None:
+            raise ProtocolError("OpenBao's answer is too long", on=self.address)
+        return status, raw
+
+    def _connector(self) -> aiohttp.BaseConnector:
+        parts = urlsplit(self.address)
+        proxied = self.proxies.route(parts.hostname or "", parts.port or 443) is not None
+        if proxied and isinstance(self._verify, ssl.SSLContext):
+            return ProxiedConnector(self.proxies, self._verify, limit=MAX_CONNECTIONS)
+        return aiohttp.TCPConnector(limit=MAX_CONNECTIONS, ssl=self._verify)
+
+
+async def _bounded(answer: aiohttp.ClientResponse) -> bytes | None:
+    """The answer's body, None when it is too long."""
+    parts: list[bytes] = []
+    size = 0
+    async for part in answer.content.iter_chunked(65536):
+        size += len(part)
+        if size > MAX_ANSWER:
+            return None
+        parts.append(part)
+    return b"".join(parts)
 
 
 def _tls_context(
@@ -299,6 +315,8 @@ def _parse(raw: bytes, address: str) -> Json:
 
 def _reason(error: Exception) -> str:
     """The innermost text that helps, without aiohttp's decoration."""
+    if isinstance(error, CloudtaserError):  # of the proxy, or of the TLS inside
+        return error.what
     inner = getattr(error, "os_error", error)
     if isinstance(inner, ssl.SSLError):
         return "it does not speak TLS as we do"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from cloudtaser.errors import ConfigError, NotAuthorisedError
+from cloudtaser.net.proxy import DIRECT, Proxies
 from cloudtaser.openbao.client import Json, OpenBao
 from cloudtaser.openbao.errors import OpenBaoError
 from cloudtaser.openbao.login import parse_token
@@ -47,9 +48,10 @@ class AppRole:
         role_id: Secret | Path,
         secret_id_file: str,
         wrapped: bool = False,
+        proxies: Proxies = DIRECT,
     ) -> None:
         """`namespace` is where the method is mounted, at `auth/<mount>`."""
-        self._client = OpenBao(address, ca_file=ca_file, namespace=namespace)
+        self._client = OpenBao(address, ca_file=ca_file, namespace=namespace, proxies=proxies)
         self._mount = mount
         self._role_id = role_id
         self._secret_id_file = secret_id_file
@@ -127,6 +129,7 @@ class TlsCertificate:
         certificate_file: str,
         key_file: str,
         role: str = "",
+        proxies: Proxies = DIRECT,
     ) -> None:
         self._address = address
         self._ca_file = ca_file
@@ -134,6 +137,7 @@ class TlsCertificate:
         self._mount = mount
         self._files = certificate_file, key_file
         self._role = role
+        self._proxies = proxies
         self._client = self._connection()
 
     async def log_in(self) -> Json:
@@ -156,7 +160,11 @@ class TlsCertificate:
 
     def _connection(self) -> OpenBao:
         return OpenBao(
-            self._address, ca_file=self._ca_file, namespace=self._namespace, certificate=self._files
+            self._address,
+            ca_file=self._ca_file,
+            namespace=self._namespace,
+            certificate=self._files,
+            proxies=self._proxies,
         )
 
 

@@ -13,6 +13,7 @@ from typing import Final
 from cloudtaser.errors import CloudtaserError
 from cloudtaser.net.dial import Address, dial_tcp
 from cloudtaser.net.log import get_logger
+from cloudtaser.net.proxy import DIRECT, Proxies
 from cloudtaser.net.splice import Splice
 from cloudtaser.net.stream import TunnelStream
 from cloudtaser.operator.enrolment import Reporter
@@ -29,8 +30,11 @@ _log = get_logger("operator.apiserver")
 class ApiServerStreams:
     """At most `limit` at a time; `accept` is given to the tunnels."""
 
-    def __init__(self, address: Address, metrics: Metrics, *, limit: int = 32) -> None:
+    def __init__(
+        self, address: Address, metrics: Metrics, *, limit: int = 32, proxies: Proxies = DIRECT
+    ) -> None:
         self._address = address
+        self._proxies = proxies
         self._metrics = metrics
         self._limit = limit
         self._splices: set[Splice] = set()
@@ -61,7 +65,7 @@ class ApiServerStreams:
 
     async def _dial(self, splice: Splice) -> None:
         try:
-            await dial_tcp(self._address, lambda: splice.second, DIAL_SECONDS)
+            await dial_tcp(self._address, lambda: splice.second, DIAL_SECONDS, proxies=self._proxies)
         except CloudtaserError as error:
             self._metrics.apiserver_streams.labels("failed").inc()
             splice.abort(error)

@@ -16,6 +16,7 @@ from typing import Final, Generic, TypeVar
 from cloudtaser.errors import CloudtaserError
 from cloudtaser.net.dial import Address, Backoff
 from cloudtaser.net.log import get_logger
+from cloudtaser.net.proxy import DIRECT, Proxies
 from cloudtaser.net.rendezvous import BeaconRefusedError, meet
 from cloudtaser.operator.enrolment import Reporter
 from cloudtaser.wire.rendezvous import Role
@@ -40,9 +41,12 @@ class Match(Generic[P]):
 class Beacons:
     """Every configured beacon. One object serves all rooms; each beacon has one backoff."""
 
-    def __init__(self, addresses: Sequence[Address], context: ssl.SSLContext) -> None:
+    def __init__(
+        self, addresses: Sequence[Address], context: ssl.SSLContext, proxies: Proxies = DIRECT
+    ) -> None:
         self._addresses = tuple(addresses)
         self._context = context
+        self._proxies = proxies
         self._backoffs = {address: Backoff() for address in self._addresses}
         self._reporter = Reporter()
         self.failures = 0
@@ -70,7 +74,9 @@ class Beacons:
             started = loop.time()
             protocol = make()
             try:
-                transport = await meet(address, Role.BROKER, room, self._context, protocol)
+                transport = await meet(
+                    address, Role.BROKER, room, self._context, protocol, proxies=self._proxies
+                )
                 return Match(address, transport, protocol)
             except CloudtaserError as error:
                 self.failures += 1

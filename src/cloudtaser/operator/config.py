@@ -16,6 +16,7 @@ from typing import Final, NoReturn
 
 from cloudtaser.errors import ConfigError, UsageError
 from cloudtaser.net.dial import Address
+from cloudtaser.net.proxy import DIRECT, Proxies
 from cloudtaser.secret import Secret
 from cloudtaser.version import VERSION
 from cloudtaser.wire.hashes import check_fingerprint
@@ -23,6 +24,7 @@ from cloudtaser.wire.names import SYSTEM_NAMESPACE
 
 PREFIX: Final = "CLOUDTASER_OPERATOR_"
 _PIN: Final = re.compile(r"spki-sha256:[0-9a-f]{64}", re.ASCII)
+_IN_CLUSTER: Final = ("kubernetes.default.svc", "kubernetes.default.svc.cluster.local")
 _TRUE: Final = ("1", "true", "yes", "on")
 _FALSE: Final = ("", "0", "false", "no", "off")
 
@@ -68,6 +70,7 @@ class Config:
     metrics_addr: Listen | None = Listen("127.0.0.1", 8080)
     id: str = ""
     log_level: str = "info"
+    proxies: Proxies = DIRECT
     drain_seconds: float = 20.0
     limits: BrokerLimits = BrokerLimits()
 
@@ -100,6 +103,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--beacon-ca", metavar="FILE", help="PEM file of the beacons' CA (default: the system's)")
     add("--beacon-insecure", action="store_true", default=None, help="do not check the beacons' certificates")
+    add("--proxy", metavar="URL", help="HTTP proxy for outbound connections, or off (default: HTTPS_PROXY)")
+    add("--proxy-ca", metavar="FILE", help="PEM file of an https:// proxy's CA (default: the system's)")
     add("--bridge-pin", metavar="PIN", help="spki-sha256:HEX of the tunnel CA; any other bridge is refused")
     add("--join-code-file", metavar="FILE", help="file with the join code of a strict registration")
     add("--namespace", metavar="NAME", help=f"our namespace (default {SYSTEM_NAMESPACE})")
@@ -128,6 +133,7 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
         listen=settings.listen("listen", Listen("", 8443)) or Listen("", 8443),
         beacon_ca=settings.get("beacon_ca") or None,
         beacon_insecure=insecure,
+        proxies=_proxies(settings, environment),
         bridge_pin=_pin(settings),
         join_code=_join_code(settings),
         namespace=settings.get("namespace") or SYSTEM_NAMESPACE,
@@ -211,6 +217,18 @@ def _pin(settings: _Settings) -> str:
             fix="use spki-sha256: and 64 hex digits, as `cloudtaser-cli source register` prints it",
         )
     return pin
+
+
+def _proxies(settings: _Settings, environment: Mapping[str, str]) -> Proxies:
+    # the API server's address inside the cluster, which no proxy outside of it can reach
+    own = [environment[name] for name in ("KUBERNETES_SERVICE_HOST",) if environment.get(name)]
+    return Proxies.read(
+        environment,
+        settings.get("proxy"),
+        source=settings.source("proxy"),
+        ca_file=settings.get("proxy_ca") or None,
+        direct=[*_IN_CLUSTER, *own],
+    )
 
 
 def _join_code(settings: _Settings) -> Secret:

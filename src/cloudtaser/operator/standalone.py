@@ -41,12 +41,18 @@ class Standalone:
         self.config = config
         self.metrics = Metrics()
         self.kube = KubeApi(
-            config.apiserver, ca_file=config.apiserver_ca, token_file=config.apiserver_token_file
+            config.apiserver,
+            ca_file=config.apiserver_ca,
+            token_file=config.apiserver_token_file,
+            proxies=config.proxies,
         )
         self.manager = Manager(self.kube, config.fingerprint, config.namespace)
-        self.beacons = Beacons(config.beacons, beacon_client(config.beacon_ca, config.beacon_insecure))
+        beacon_context = beacon_client(config.beacon_ca, config.beacon_insecure)
+        self.beacons = Beacons(config.beacons, beacon_context, config.proxies)
         apiserver = Address(self.kube.host, self.kube.port)
-        self.apiserver = ApiServerStreams(apiserver, self.metrics, limit=config.limits.apiserver_streams)
+        self.apiserver = ApiServerStreams(
+            apiserver, self.metrics, limit=config.limits.apiserver_streams, proxies=config.proxies
+        )
         self.tunnels = Tunnels(config.fingerprint, self.beacons, self.apiserver.accept)
         self.broker = Broker(config.listen, config.limits, self.tunnels, self.metrics, tap=tap)
         self.operator_streams = OperatorStreams(self.manager, self.metrics)
@@ -91,6 +97,7 @@ class Standalone:
             fingerprint=self.config.fingerprint,
             listen=f"{host}:{port}",
             beacons=[str(address) for address in self.config.beacons],
+            proxy=str(self.config.proxies.proxy or "none"),
         )
         if self.config.beacon_insecure:
             _log.warning("beacon certificates are not checked: whoever is on the way sees the rooms' hashes")

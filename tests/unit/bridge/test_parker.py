@@ -12,6 +12,7 @@ from cloudtaser.bridge import parker as parker_module
 from cloudtaser.bridge.parker import Parker
 from cloudtaser.errors import CloudtaserError, UnavailableError
 from cloudtaser.net.dial import Address
+from cloudtaser.net.proxy import DIRECT, Proxies
 from cloudtaser.net.rendezvous import BeaconRefusedError
 from cloudtaser.wire.rendezvous import Refusal, Role
 
@@ -49,8 +50,10 @@ class Beacon:
         protocol: asyncio.Protocol,
         *,
         on_parked: Callable[[], None],
+        proxies: Proxies,
     ) -> asyncio.Transport:
         assert (address, role, room) == (BEACON, Role.BRIDGE, b"room")
+        assert proxies is DIRECT
         visit = Visit(protocol, on_parked)
         self.visits.append(visit)
         self.arrived.set()
