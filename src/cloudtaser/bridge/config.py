@@ -173,7 +173,7 @@ class _Values:
 
     def proxies(self) -> Proxies:
         given, source = self._find("proxy")
-        ca_file = self.optional("proxy-ca", _readable)
+        ca_file = self.optional("proxy-ca", readable)
         return Proxies.read(self._environment, given, source=source, ca_file=ca_file)
 
     def _find(self, name: str) -> tuple[str | None, str]:
