@@ -1,9 +1,9 @@
-"""Broker: the byte pipe between the pods and the tunnels.
+"""Broker: the byte pipe between the pods and the tunnels; the same for administrators.
 
-Used by `standalone`. A pod's TLS session runs from its wrapper to the bridge; here pass a ClientHello and
-ciphertext, unread. No key, certificate, token or parser is in reach of this module. What it does is bounded:
-connections in all and of one pod, the time until a pod speaks, the time it may be silent. Without a tunnel a
-pod is refused at once, so that the wrapper's backoff works instead of a timeout.
+Used by `standalone`, once for each. A pod's TLS session runs from its wrapper to the bridge; here pass a
+ClientHello and ciphertext, unread. No key, certificate, token or parser is in reach of this module. What it
+does is bounded: connections in all and of one pod, the time until a pod speaks, the time it may be silent.
+Without a tunnel a pod is refused at once, so that the wrapper's backoff works instead of a timeout.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import socket
 import struct
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final, Literal, Protocol, cast
 
 from cloudtaser.errors import CloudtaserError, UnavailableError
@@ -24,7 +25,7 @@ from cloudtaser.net.log import get_logger
 from cloudtaser.net.splice import Splice
 from cloudtaser.operator.config import BrokerLimits, Listen
 from cloudtaser.operator.enrolment import Reporter
-from cloudtaser.operator.metrics import Metrics
+from cloudtaser.operator.metrics import Counts
 from cloudtaser.wire.opening import Kind, Opening
 
 BACKLOG: Final = 1024
@@ -33,6 +34,20 @@ Tap = Callable[[Literal["pod", "bridge"], bytes], None]
 
 _RESET: Final = struct.pack("ii", 1, 0)  # linger on, for no time: the kernel sends RST
 _log = get_logger("operator.broker")
+
+
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """Whom a listener is for: the kind of their streams, words for messages, the flag that placed it."""
+
+    kind: Kind
+    many: str
+    whose: str
+    flag: str
+
+
+PODS: Final = Clients(Kind.POD, "pods", "a pod's", "--listen")
+ADMINS: Final = Clients(Kind.ADMIN, "administrators", "an administrator's", "--admin-listen")
 
 
 class Opener(Protocol):
@@ -54,10 +69,12 @@ class Broker:
         listen: Listen,
         limits: BrokerLimits,
         tunnels: Opener,
-        metrics: Metrics,
+        metrics: Counts,
         *,
+        clients: Clients = PODS,
         tap: Tap | None = None,
     ) -> None:
+        self.clients = clients
         self.limits = limits
         self.tunnels = tunnels
         self.metrics = metrics
@@ -101,9 +118,9 @@ class Broker:
             self._server = await loop.create_server(lambda: _Connection(self), host, port, backlog=BACKLOG)
         except OSError as error:
             raise UnavailableError(
-                f"cannot listen for pods: {os.strerror(error.errno or 0).lower()}",
+                f"cannot listen for {self.clients.many}: {os.strerror(error.errno or 0).lower()}",
                 on=str(self._listen),
-                fix="choose another --listen",
+                fix=f"choose another {self.clients.flag}",
             ) from None
 
     def stop_listening(self) -> None:
@@ -140,7 +157,7 @@ class Broker:
         """Count it, and say it once a minute."""
         self.metrics.refused.labels(reason).inc()
         if self._reporter.due(reason, asyncio.get_running_loop().time()):
-            _log.warning("a pod's connection was refused", reason=reason, peer=pod)
+            _log.warning(f"{self.clients.whose} connection was refused", reason=reason, peer=pod)
 
     def ended(self, connection: _Connection, pod: str) -> None:
         """An admitted connection is over."""
@@ -189,7 +206,7 @@ class _Connection(asyncio.Protocol):
         if broker.tap is not None:
             pod_side = _Tapped(splice.first, "pod", broker.tap)
         bridge_side = _BridgeSide(splice.second, transport, broker.tap)
-        opening = Opening(Kind.POD, peer=self._peer, id=broker.next_id())
+        opening = Opening(broker.clients.kind, peer=self._peer, id=broker.next_id())
         try:
             broker.tunnels.open(opening, bridge_side)
         except CloudtaserError:
@@ -234,7 +251,7 @@ class _Connection(asyncio.Protocol):
         if splice.error is not None:
             self._broker.metrics.cut.inc()
         _log.debug(
-            "a pod's connection ended",
+            f"{self._broker.clients.whose} connection ended",
             peer=self._peer,
             sent=splice.bytes_from_first,
             received=splice.bytes_from_second,

@@ -7,6 +7,7 @@ value names itself, where it came from and the fix.
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import os
 import re
 import socket
@@ -51,6 +52,10 @@ class BrokerLimits:
     apiserver_streams: int = 32
 
 
+ADMIN_LIMITS: Final = BrokerLimits(connections=32, connections_per_pod=32, idle_seconds=600.0)
+"""For administrators, who all come through a port-forward and so from one address."""
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
     """All settings. Files named here were not read yet, but for the join code."""
@@ -61,6 +66,7 @@ class Config:
     apiserver_token_file: str
     beacons: tuple[Address, ...]
     listen: Listen = Listen("", 8443)
+    admin_listen: Listen | None = None
     beacon_ca: str | None = None
     beacon_insecure: bool = False
     bridge_pin: str = ""
@@ -73,6 +79,7 @@ class Config:
     proxies: Proxies = DIRECT
     drain_seconds: float = 20.0
     limits: BrokerLimits = BrokerLimits()
+    admin_limits: BrokerLimits = ADMIN_LIMITS
 
 
 class _Parser(argparse.ArgumentParser):
@@ -96,6 +103,15 @@ def build_parser() -> argparse.ArgumentParser:
     add("--apiserver-ca", metavar="FILE", help="PEM file of the API server's CA")
     add("--apiserver-token-file", metavar="FILE", help="our ServiceAccount token; read again when it changes")
     add("--listen", metavar="ADDR", help="where pods connect (default :8443)")
+    add(
+        "--admin-listen", metavar="ADDR", help="where administrators connect, as 127.0.0.1:8445 (default off)"
+    )
+    add(
+        "--admin-listen-anywhere",
+        action="store_true",
+        default=None,
+        help="let --admin-listen be an address that others can reach",
+    )
     add(
         "--beacon-address",
         metavar="LIST",
@@ -131,6 +147,7 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
         apiserver_token_file=settings.need("apiserver_token_file"),
         beacons=Address.parse_list(settings.need("beacon_address"), source=settings.source("beacon_address")),
         listen=settings.listen("listen", Listen("", 8443)) or Listen("", 8443),
+        admin_listen=_admin_listen(settings),
         beacon_ca=settings.get("beacon_ca") or None,
         beacon_insecure=insecure,
         proxies=_proxies(settings, environment),
@@ -182,7 +199,7 @@ class _Settings:
             f"{text!r} is neither true nor false", on=self.source(name), fix="use true or false"
         )
 
-    def listen(self, name: str, default: Listen) -> Listen | None:
+    def listen(self, name: str, default: Listen | None) -> Listen | None:
         text = self.get(name).strip()
         if not text:
             return default
@@ -206,6 +223,26 @@ def _fingerprint(settings: _Settings) -> str:
         return check_fingerprint(text)
     except UsageError as error:
         raise ConfigError(error.what, on=settings.source("fingerprint"), fix=error.fix) from None
+
+
+def _admin_listen(settings: _Settings) -> Listen | None:
+    """Loopback, which a port-forward reaches and the pods do not, unless told otherwise."""
+    listen = settings.listen("admin_listen", None)
+    anywhere = settings.flag("admin_listen_anywhere")
+    if listen is None or anywhere or _is_loopback(listen.host):
+        return listen
+    raise ConfigError(
+        f"{str(listen)!r} is not loopback",
+        on=settings.source("admin_listen"),
+        fix="use 127.0.0.1:PORT and a port-forward, or say --admin-listen-anywhere",
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _pin(settings: _Settings) -> str:

@@ -16,44 +16,65 @@ from prometheus_client.registry import Collector
 class _Bytes(Collector):
     """Bytes passed on so far, those of running connections included: read when scraped."""
 
-    def __init__(self, source: Callable[[], tuple[int, int]]) -> None:
+    def __init__(self, prefix: str, client: str, source: Callable[[], tuple[int, int]]) -> None:
+        self._prefix = prefix
+        self._client = client
         self._source = source
 
     def collect(self) -> Iterator[CounterMetricFamily]:
         family = CounterMetricFamily(
-            "cloudtaser_broker_bytes",
-            "Bytes passed on, by where they came from: pod or bridge.",
+            self._prefix + "bytes",
+            f"Bytes passed on, by where they came from: {self._client} or bridge.",
             labels=["source"],
         )
-        for name, value in zip(("pod", "bridge"), self._source(), strict=True):
+        for name, value in zip((self._client, "bridge"), self._source(), strict=True):
             family.add_metric([name], value)
         yield family
 
 
-class Metrics:
+class Counts:
+    """What one listener of the broker counts, for the `client`s (a pod, an admin) that connect to it."""
+
+    def __init__(self, registry: CollectorRegistry, prefix: str, client: str) -> None:
+        self.registry = registry
+        self._prefix = prefix
+        self._client = client
+        self.connections = Counter(
+            prefix + "connections", f"Connections from {client}s that were accepted.", registry=registry
+        )
+        self.refused = Counter(
+            prefix + "refused",
+            f"Connections from {client}s that were refused, by reason.",
+            ["reason"],
+            registry=registry,
+        )
+        self.cut = Counter(
+            prefix + "cut",
+            f"Connections from {client}s that ended by a fault, not in order.",
+            registry=registry,
+        )
+
+    def observe_bytes(self, source: Callable[[], tuple[int, int]]) -> None:
+        """Read what came from clients and from bridges at scrape time."""
+        self.registry.register(_Bytes(self._prefix, self._client, source))
+
+
+class Metrics(Counts):
     """One registry for one process; `observe` sets what is read at scrape time."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
         broker = "cloudtaser_broker_"
-        self.connections = Counter(
-            broker + "connections", "Connections from pods that were accepted.", registry=self.registry
-        )
-        self.refused = Counter(
-            broker + "refused",
-            "Connections from pods that were refused, by reason.",
-            ["reason"],
-            registry=self.registry,
-        )
-        self.cut = Counter(
-            broker + "cut", "Pods' connections that ended by a fault, not in order.", registry=self.registry
-        )
+        super().__init__(CollectorRegistry(), broker, "pod")
+        self.admin = Counts(self.registry, broker + "admin_", "admin")
         self._gauges = {
             "tunnels": Gauge(broker + "tunnels", "Tunnels that take new streams.", registry=self.registry),
             "streams": Gauge(
                 broker + "streams", "Streams on all tunnels, of any kind.", registry=self.registry
             ),
             "open": Gauge(broker + "open_connections", "Connections from pods now.", registry=self.registry),
+            "admin_open": Gauge(
+                broker + "admin_open_connections", "Connections from admins now.", registry=self.registry
+            ),
             "beacon_failures": Gauge(
                 broker + "beacon_failures", "Failed attempts at beacons since start.", registry=self.registry
             ),
@@ -82,11 +103,7 @@ class Metrics:
             registry=self.registry,
         )
 
-    def observe_bytes(self, source: Callable[[], tuple[int, int]]) -> None:
-        """Read what came from pods and from bridges at scrape time."""
-        self.registry.register(_Bytes(source))
-
     def observe(self, **sources: Callable[[], float]) -> None:
-        """Read these at scrape time: tunnels, streams, open, beacon_failures."""
+        """Read these at scrape time: tunnels, streams, open, admin_open, beacon_failures."""
         for name, source in sources.items():
             self._gauges[name].set_function(source)

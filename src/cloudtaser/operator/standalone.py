@@ -20,7 +20,7 @@ from cloudtaser.net.probes import Probes
 from cloudtaser.net.tls import beacon_client
 from cloudtaser.operator.apiserver import ApiServerStreams
 from cloudtaser.operator.beacons import Beacons
-from cloudtaser.operator.broker import Broker, Tap
+from cloudtaser.operator.broker import ADMINS, Broker, Tap
 from cloudtaser.operator.config import Config
 from cloudtaser.operator.enrol import Enrol
 from cloudtaser.operator.manager import Manager
@@ -55,6 +55,7 @@ class Standalone:
         )
         self.tunnels = Tunnels(config.fingerprint, self.beacons, self.apiserver.accept)
         self.broker = Broker(config.listen, config.limits, self.tunnels, self.metrics, tap=tap)
+        self.admin = self._admin(config)
         self.operator_streams = OperatorStreams(self.manager, self.metrics)
         self.enrol = Enrol(config, self.manager, self.beacons)
         self.renewal = Renewal(config, self.manager, self.enrol, self.tunnels, self.metrics)
@@ -69,6 +70,7 @@ class Standalone:
             tunnels=lambda: len(self.tunnels.live),
             streams=lambda: sum(link.tunnel.active for link in self.tunnels.links),
             open=lambda: self.broker.open_connections,
+            admin_open=lambda: self.admin.open_connections if self.admin else 0,
             beacon_failures=lambda: self.beacons.failures,
         )
 
@@ -85,6 +87,8 @@ class Standalone:
         """Listen and begin. Raises CloudtaserError for what a person has to put right."""
         await self._check_fingerprint()
         await self.broker.start()
+        if self.admin is not None:
+            await self.admin.start()
         for probes, listen in self._probes:
             await probes.listen(listen.host, listen.port)
         self._start(self.tunnels.run())
@@ -121,6 +125,8 @@ class Standalone:
         """Accept no more pods, let those that are here finish within the grace period."""
         _log.info("draining", connections=self.broker.open_connections)
         self.broker.stop_listening()
+        if self.admin is not None:
+            self.admin.stop_listening()
         await self.tunnels.drain(self.config.drain_seconds)
 
     async def close(self) -> None:
@@ -131,10 +137,19 @@ class Standalone:
         await self.operator_streams.close()
         await self.tunnels.drain(0.0)
         await self.broker.close()
+        if self.admin is not None:
+            await self.admin.close()
         await self.apiserver.close()
         for probes, _ in self._probes:
             await probes.close()
         await self.kube.close()
+
+    def _admin(self, config: Config) -> Broker | None:
+        """The pipe for administrators, where one is wanted."""
+        if config.admin_listen is None:
+            return None
+        counts = self.metrics.admin
+        return Broker(config.admin_listen, config.admin_limits, self.tunnels, counts, clients=ADMINS)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.ensure_future(work))

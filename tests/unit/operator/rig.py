@@ -49,7 +49,7 @@ class Echo(asyncio.Protocol):
 
 @dataclass
 class BridgeHalf:
-    """What a bridge does with the streams of a broker: echoes pods; other kinds as told."""
+    """What a bridge does with a broker's streams: echoes pods and administrators; other kinds as told."""
 
     openings: list[Opening] = field(default_factory=list)
     echoes: list[Echo] = field(default_factory=list)
@@ -62,7 +62,7 @@ class BridgeHalf:
         self.arrived.set()
         if opening.kind in self.others:
             return self.others[opening.kind](opening)
-        if self.refuse or opening.kind is not Kind.POD:
+        if self.refuse or opening.kind not in (Kind.POD, Kind.ADMIN):
             return None
         self.echoes.append(Echo())
         return self.echoes[-1]

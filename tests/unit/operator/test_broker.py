@@ -12,8 +12,8 @@ import pytest
 
 from cloudtaser.errors import UnavailableError
 from cloudtaser.operator import broker as broker_module
-from cloudtaser.operator.broker import Broker
-from cloudtaser.operator.config import BrokerLimits, Listen
+from cloudtaser.operator.broker import ADMINS, Broker
+from cloudtaser.operator.config import ADMIN_LIMITS, BrokerLimits, Listen
 from cloudtaser.operator.metrics import Metrics
 from cloudtaser.wire.opening import Kind
 from tests.unit.operator.rig import BridgeHalf, Pipes, eventually, tunnel_pair
@@ -29,6 +29,7 @@ class Rig:
         self.tapped: list[tuple[str, bytes]] = []
         self.bridges: list[object] = []
         self.broker: Broker
+        self.admin: Broker | None = None
         self.clients: list[asyncio.StreamWriter] = []
 
     async def start(self, tunnels: int = 1, limits: BrokerLimits | None = None) -> None:
@@ -45,8 +46,13 @@ class Rig:
         )
         await self.broker.start()
 
-    async def connect(self) -> Connection:
-        reader, writer = await asyncio.open_connection(*self.broker.address)
+    async def start_admin(self, limits: BrokerLimits = ADMIN_LIMITS) -> None:
+        listen = Listen("127.0.0.1", 0)
+        self.admin = Broker(listen, limits, self.pipes, self.metrics.admin, clients=ADMINS)
+        await self.admin.start()
+
+    async def connect(self, to: Broker | None = None) -> Connection:
+        reader, writer = await asyncio.open_connection(*(to or self.broker).address)
         self.clients.append(writer)
         return reader, writer
 
@@ -59,6 +65,8 @@ class Rig:
         for writer in self.clients:
             writer.transport.abort()
         await self.broker.close()
+        if self.admin is not None:
+            await self.admin.close()
         for tunnel in self.pipes.tunnels:
             tunnel.abort()
             await tunnel.closed
@@ -255,6 +263,29 @@ async def test_an_address_in_use_is_one_line(rig: Rig) -> None:
     other = Broker(Listen(host, port), BrokerLimits(), rig.pipes, Metrics())
     with pytest.raises(UnavailableError, match=f"cannot listen for pods.*{port}"):
         await other.start()
+
+
+async def test_an_administrators_bytes_go_in_streams_of_their_own_kind_counted_apart(rig: Rig) -> None:
+    await rig.start()
+    await rig.start_admin()
+    assert await rig.say(await rig.connect(rig.admin), b"\x16\x03\x01") == b"\x16\x03\x01"
+    assert await rig.say(await rig.connect(), b"pod") == b"pod"
+    assert [opening.kind for opening in rig.half.openings] == [Kind.ADMIN, Kind.POD]
+    for name, source in (("admin_", "admin"), ("", "pod")):
+        assert rig.count(f"cloudtaser_broker_{name}connections_total") == 1
+        assert rig.count(f"cloudtaser_broker_{name}bytes_total", source=source) == 3
+
+
+async def test_administrators_have_limits_of_their_own(rig: Rig) -> None:
+    await rig.start(limits=BrokerLimits(connections=1))
+    await rig.start_admin(BrokerLimits(connections=1))
+    await rig.say(await rig.connect(), b"the only pod")
+    assert await rig.say(await rig.connect(rig.admin), b"x") == b"x"
+    reader, _ = await rig.connect(rig.admin)
+    with pytest.raises(ConnectionResetError):
+        await asyncio.wait_for(reader.read(), 5)
+    assert rig.count("cloudtaser_broker_admin_refused_total", reason="too many connections") == 1
+    assert rig.count("cloudtaser_broker_refused_total", reason="too many connections") == 0
 
 
 def test_the_broker_is_blind_by_construction() -> None:

@@ -32,6 +32,7 @@ def parse(**more: str) -> Config:
 def test_defaults() -> None:
     config = parse()
     assert config.listen == Listen("", 8443)
+    assert config.admin_listen is None
     assert config.probe_addr == Listen("127.0.0.1", 8081)
     assert config.metrics_addr == Listen("127.0.0.1", 8080)
     assert config.beacons == (Address("beacon.example", 443),)
@@ -94,6 +95,9 @@ def test_what_is_missing_is_named_with_its_twin(missing: str) -> None:
         ("listen", "8443", "--listen"),
         ("listen", "::1:80", "--listen"),
         ("listen", "off", "--listen"),
+        ("admin_listen", ":8445", "--admin-listen"),
+        ("admin_listen", "10.0.0.1:8445", "--admin-listen-anywhere"),
+        ("admin_listen", "[::]:8445", "--admin-listen-anywhere"),
         ("probe_addr", ":99999", "--probe-addr"),
         ("bridge_pin", "sha256:00", "--bridge-pin"),
         ("join_code_file", "/nowhere/code", "/nowhere/code"),
@@ -122,3 +126,15 @@ def test_an_empty_join_code_never_means_none(tmp_path: Path) -> None:
     file.write_text("\n")
     with pytest.raises(UsageError, match="holds no join code"):
         parse(join_code_file=str(file))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:8445", "[::1]:8445", "localhost:8445", "127.9.9.9:0"])
+def test_administrators_come_through_loopback(address: str) -> None:
+    assert str(parse(admin_listen=address).admin_listen) == address
+    assert read(flags(), {"CLOUDTASER_OPERATOR_ADMIN_LISTEN": address}).admin_listen is not None
+
+
+def test_administrators_come_from_anywhere_only_when_that_is_said() -> None:
+    wide = [*flags(admin_listen=":8445"), "--admin-listen-anywhere"]
+    assert read(wide, {}).admin_listen == Listen("", 8445)
+    assert parse(admin_listen="off").admin_listen is None
