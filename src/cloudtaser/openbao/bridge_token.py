@@ -81,7 +81,9 @@ async def ensure_bridge_policies(
     policy = policies.bridge_own_policy(layout, bridge_id)
     names = [own]
     if clusters:
-        spaces = [(fingerprint, await _space(steps.client, layout, fingerprint)) for fingerprint in clusters]
+        spaces = [
+            (fingerprint, await space_of(steps.client, layout, fingerprint)) for fingerprint in clusters
+        ]
         policy = {"path": policies.bridge_policy_for(layout, spaces)["path"] | policy["path"]}
     else:
         names.append(BRIDGE_POLICY)
@@ -96,7 +98,8 @@ def networks(cidrs: Sequence[str]) -> list[str]:
     return [_network(cidr) for cidr in cidrs]
 
 
-async def _space(client: OpenBao, layout: Layout, fingerprint: str) -> Space:
+async def space_of(client: OpenBao, layout: Layout, fingerprint: str) -> Space:
+    """The space of a registered cluster; CloudtaserError when it is not registered."""
     recorded = await Records(client, layout).registered(fingerprint)
     if recorded is None:
         raise not_registered(fingerprint)

@@ -169,3 +169,8 @@ def pod_role_name(namespace: str, service_account: str) -> str:
 def bridge_policy_name(bridge_id: str) -> str:
     """Policy and token role of one bridge. `_` occurs in no bridge's name."""
     return f"{BRIDGE_POLICY}_{bridge_id}"
+
+
+def admin_policy_name(bridge_id: str) -> str:
+    """Token role of one bridge's second token, and its policy where it is limited to clusters."""
+    return f"{ADMIN_PROXY_POLICY}_{bridge_id}"

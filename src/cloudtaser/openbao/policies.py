@@ -60,8 +60,14 @@ def bridge_own_policy(layout: Layout, bridge_id: str) -> Policy:
 
 def admin_proxy_policy() -> Policy:
     """A bridge's second token: put secrets in for the first time; neither read nor overwrite one."""
-    space = _pattern_space("+")
-    paths = {f"+/{space.secret}/data/*": ["create"], f"+/{space.secret}/metadata/*": ["read"]}
+    return _policy(_first_writes(_pattern_space("+"), "+/") | _SELF)
+
+
+def admin_proxy_policy_for(spaces: Iterable[Space]) -> Policy:
+    """The same in these spaces alone, without a wildcard for the space."""
+    paths: dict[str, Any] = {}
+    for space in spaces:
+        paths |= _first_writes(space, f"{space.name}/")
     return _policy(paths | _SELF)
 
 
@@ -113,6 +119,11 @@ def _bridge_space(space: Space, prefix: str) -> dict[str, Any]:
     paths |= {f"{prefix}{role.mount(space)}/sign/{role}": ["update"] for role in _SIGNED_BY_BRIDGES}
     paths |= {f"{prefix}{role.mount(space)}/issuer/+/sign/{role}": ["update"] for role in _UNDER_FORMER_CAS}
     return paths | {f"{prefix}{mount}/revoke": ["update"] for mount in (space.pki_tunnel, space.pki_pod)}
+
+
+def _first_writes(space: Space, prefix: str) -> dict[str, Any]:
+    """Capability `create` alone: OpenBao asks for `update` where there is a value already."""
+    return {f"{prefix}{space.secret}/data/*": ["create"], f"{prefix}{space.secret}/metadata/*": ["read"]}
 
 
 def _pattern_space(name: str) -> Space:

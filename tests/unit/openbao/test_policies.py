@@ -18,10 +18,14 @@ ALL = {
     "bridge for one": policies.bridge_policy_for(LAYOUT, [(FINGERPRINT, SPACE)]),
     "bridge's own": policies.bridge_own_policy(LAYOUT, "eu-1"),
     "admin proxy": policies.admin_proxy_policy(),
+    "admin proxy for one": policies.admin_proxy_policy_for([SPACE]),
     "operator": policies.operator_policy(),
     "any pod": policies.default_pod_policy(SPACE, "auth_jwt_1"),
     "pod": policies.pod_policy(["secret/data/a", "database/creds/b"], kv_mounts=["secret"]),
 }
+
+
+SELF = ("auth/token/lookup-self", "auth/token/renew-self", "auth/token/revoke-self")
 
 
 def capabilities(policy: policies.Policy) -> dict[str, list[str]]:
@@ -78,6 +82,9 @@ def test_the_admin_proxy_neither_reads_nor_overwrites_a_value() -> None:
     granted = capabilities(ALL["admin proxy"])
     assert granted["+/secret/data/*"] == ["create"]
     assert granted["+/secret/metadata/*"] == ["read"]
+    assert set(granted) == {"+/secret/data/*", "+/secret/metadata/*", *SELF}
+    limited = capabilities(ALL["admin proxy for one"])
+    assert set(limited) == {f"{SPACE.name}/secret/data/*", f"{SPACE.name}/secret/metadata/*", *SELF}
 
 
 def test_a_pod_reads_granted_paths_and_their_metadata_alone() -> None:

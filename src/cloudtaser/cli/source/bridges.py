@@ -26,15 +26,18 @@ async def bridge_token(
         list[str] | None,
         typer.Option(metavar="FINGERPRINT", help="Fingerprint it may serve; may repeat; all without it."),
     ] = None,
+    admin: Annotated[
+        bool, typer.Option("--admin", help="The second token, with which it stores what is migrated.")
+    ] = False,
     dry_run: DryRun = False,
 ) -> None:
     """Make a bridge's token and print it, once."""
+    from cloudtaser.openbao.admin_token import make_admin_token
     from cloudtaser.openbao.bridge_token import make_bridge_token
 
+    make = make_admin_token if admin else make_bridge_token
     async with session.connect() as client:
-        made = await make_bridge_token(
-            client, bridge_id, cidrs=cidr or (), clusters=cluster or (), dry_run=dry_run
-        )
+        made = await make(client, bridge_id, cidrs=cidr or (), clusters=cluster or (), dry_run=dry_run)
     token = made.token.reveal_text()
     data = {
         "id": made.bridge_id,
@@ -51,8 +54,9 @@ async def bridge_token(
     else:
         text = [token]
         origin = ", ".join(made.cidrs) or "any address"
+        which = "admin token" if admin else "token"
         session.printer.note(
-            f"The token of bridge {made.bridge_id}, shown once: valid from {origin}, for "
+            f"The {which} of bridge {made.bridge_id}, shown once: valid from {origin}, for "
             f"{made.period // 60} minutes beyond its last renewal, which the bridge sees to."
         )
     session.printer.answer(data, text=text, value=[token] if token else [])
