@@ -81,7 +81,7 @@ class Station:
         fingerprint = registered.fingerprint
         self._shared = shared
         self._on_close = on_close
-        self._space = Space(registered.space, registered.namespace)
+        self._space = Space.recorded(registered.space, registered.namespace)
         self._rooms = _rooms(fingerprint, registered.tunnel_ca)
         self.cluster = Cluster(fingerprint, registered, snapshot.grants, KeySet())
         self._certificates = Certificates(

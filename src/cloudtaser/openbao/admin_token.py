@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from cloudtaser.openbao import policies
 from cloudtaser.openbao.bridge_token import BridgeToken, networks, space_of
 from cloudtaser.openbao.client import OpenBao
-from cloudtaser.openbao.clusters import open_layout
+from cloudtaser.openbao.clusters import open_layout, registered_spaces
 from cloudtaser.openbao.layout import ADMIN_PROXY_POLICY, Layout, admin_policy_name, check_bridge_id
 from cloudtaser.openbao.roles import PERIOD_SECONDS, bridge_token_role
+from cloudtaser.openbao.spaces import ensure_system
 from cloudtaser.openbao.steps import Steps
 from cloudtaser.secret import Secret
 from cloudtaser.wire.hashes import check_fingerprint
@@ -39,10 +40,11 @@ async def make_admin_token(
     system, own = layout.system_namespace, admin_policy_name(bridge_id)
     if clusters:
         spaces = [await space_of(client, layout, fingerprint) for fingerprint in clusters]
-        name, policy = own, policies.admin_proxy_policy_for(spaces)
+        name, policy = own, policies.admin_proxy_policy_for(layout, spaces)
     else:
-        name, policy = ADMIN_PROXY_POLICY, policies.admin_proxy_policy()
-        await steps.ensure("", f"sys/namespaces/{system}", {}, "holds everything of cloudtaser")
+        registered = [] if layout.has_namespaces else await registered_spaces(client, layout)
+        name, policy = ADMIN_PROXY_POLICY, policies.admin_proxy_policy(layout, registered)
+        await ensure_system(steps, layout)
     await steps.policy(system, name, policy, "what a bridge may do for an administrator")
     role = bridge_token_role([name], bound)
     await steps.ensure(system, f"auth/token/roles/{own}", role, "how its admin tokens are made")

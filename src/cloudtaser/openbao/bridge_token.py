@@ -13,10 +13,18 @@ from dataclasses import dataclass
 from cloudtaser.errors import UsageError
 from cloudtaser.openbao import policies
 from cloudtaser.openbao.client import OpenBao
-from cloudtaser.openbao.clusters import not_registered, open_layout
-from cloudtaser.openbao.layout import BRIDGE_POLICY, Layout, Space, bridge_policy_name, check_bridge_id
+from cloudtaser.openbao.clusters import not_registered, open_layout, registered_spaces
+from cloudtaser.openbao.layout import (
+    ADMIN_PROXY_POLICY,
+    BRIDGE_POLICY,
+    Layout,
+    Space,
+    bridge_policy_name,
+    check_bridge_id,
+)
 from cloudtaser.openbao.records import Records
 from cloudtaser.openbao.roles import PERIOD_SECONDS, bridge_token_role
+from cloudtaser.openbao.spaces import ensure_system
 from cloudtaser.openbao.steps import Action, Steps
 from cloudtaser.secret import Secret
 from cloudtaser.wire.hashes import check_fingerprint
@@ -87,8 +95,8 @@ async def ensure_bridge_policies(
         policy = {"path": policies.bridge_policy_for(layout, spaces)["path"] | policy["path"]}
     else:
         names.append(BRIDGE_POLICY)
-        await steps.ensure("", f"sys/namespaces/{system}", {}, "holds everything of cloudtaser")
-        await steps.policy(system, BRIDGE_POLICY, policies.bridge_policy(layout), "what a bridge may do")
+        await ensure_system(steps, layout)
+        await bridge_rights(steps, layout)
     await steps.policy(system, own, policy, f"what bridge {bridge_id} may do")
     return sorted(names)
 
@@ -96,6 +104,17 @@ async def ensure_bridge_policies(
 def networks(cidrs: Sequence[str]) -> list[str]:
     """The networks in the form in which OpenBao answers them; UsageError for what is none."""
     return [_network(cidr) for cidr in cidrs]
+
+
+async def bridge_rights(steps: Steps, layout: Layout, spaces: policies.Spaces | None = None) -> None:
+    """Have the policies that all bridges' tokens share; `spaces` are those of the registered clusters."""
+    if spaces is None:
+        spaces = [] if layout.has_namespaces else await registered_spaces(steps.client, layout)
+    served = list(spaces)
+    system, policy = layout.system_namespace, policies.bridge_policy(layout, served)
+    await steps.policy(system, BRIDGE_POLICY, policy, "what a bridge may do")
+    policy = policies.admin_proxy_policy(layout, served)
+    await steps.policy(system, ADMIN_PROXY_POLICY, policy, "what a bridge may do for an administrator")
 
 
 async def space_of(client: OpenBao, layout: Layout, fingerprint: str) -> Space:

@@ -10,15 +10,18 @@ from dataclasses import dataclass
 
 from cloudtaser.errors import CloudtaserError, NotAuthorisedError
 from cloudtaser.openbao.client import OpenBao
-from cloudtaser.openbao.errors import NotFoundError
-from cloudtaser.openbao.layout import Layout
+from cloudtaser.openbao.form import Form
+from cloudtaser.openbao.layout import Layout, Space
 from cloudtaser.openbao.records import Records, Registered
 from cloudtaser.wire.hashes import check_fingerprint
 
 
-async def open_layout(client: OpenBao) -> tuple[Layout, str]:
-    """The server's layout and the display name of the token; NotAuthorisedError if that is not valid."""
-    layout = await Layout.detect(client)
+async def open_layout(client: OpenBao, form: Form | None = None) -> tuple[Layout, str]:
+    """The server's layout and the display name of the token; NotAuthorisedError if that is not valid.
+
+    `form` is the layout that a first registration wants.
+    """
+    layout = await Layout.choose(client, form)
     try:
         token = await client.lookup_self()
     except NotAuthorisedError as error:
@@ -28,18 +31,6 @@ async def open_layout(client: OpenBao) -> tuple[Layout, str]:
             fix="give a valid one in VAULT_TOKEN, BAO_TOKEN or with --vault-token-file",
         ) from error
     return layout, str(token.get("display_name") or "unknown")
-
-
-async def find_space(client: OpenBao, layout: Layout, fingerprint: str) -> str | None:
-    """Name of the space whose metadata hold this fingerprint, None if there is none."""
-    try:
-        answer = await client.request("LIST", "sys/namespaces", namespace=layout.system_namespace)
-    except NotFoundError:
-        return None
-    for name, info in (answer["data"].get("key_info") or {}).items():
-        if (info.get("custom_metadata") or {}).get("fingerprint") == fingerprint and not info.get("tainted"):
-            return str(name).rstrip("/")
-    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,3 +95,11 @@ async def _state(records: Records, recorded: Registered, now: float) -> ClusterS
         initialized_at=initialized.at if initialized else "",
         tunnel_ca=recorded.info_hash,
     )
+
+
+async def registered_spaces(client: OpenBao, layout: Layout, *, without: str = "") -> list[tuple[str, Space]]:
+    """Fingerprint and space of every registered cluster, in the order of the fingerprints."""
+    records = Records(client, layout)
+    listed = [fingerprint for fingerprint in sorted(await records.clusters()) if fingerprint != without]
+    found = [await records.registered(fingerprint) for fingerprint in listed]
+    return [(record.fingerprint, layout.space(record.space)) for record in found if record is not None]

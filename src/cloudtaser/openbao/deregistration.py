@@ -5,28 +5,16 @@ Used by `cloudtaser-cli source deregister`.
 
 from __future__ import annotations
 
-import asyncio
-from typing import Final
-
 from cloudtaser.errors import CloudtaserError
+from cloudtaser.openbao.bridge_token import bridge_rights
 from cloudtaser.openbao.client import OpenBao
-from cloudtaser.openbao.clusters import find_space, open_layout
-from cloudtaser.openbao.layout import (
-    DEFAULT_POD_POLICY,
-    OPERATOR_POLICY,
-    POD_POLICY_PREFIX,
-    POD_TOKEN_ROLE,
-    Layout,
-    Space,
-)
+from cloudtaser.openbao.clusters import open_layout, registered_spaces
+from cloudtaser.openbao.errors import NotFoundError
+from cloudtaser.openbao.layout import Layout, Space
 from cloudtaser.openbao.records import Records
+from cloudtaser.openbao.spaces import delete, find_space, leased_prefixes
 from cloudtaser.openbao.steps import Action, Steps
 from cloudtaser.wire.hashes import check_fingerprint
-
-_DELETION_WAIT: Final = 60.0  # seconds
-_DELETION_POLL: Final = 0.1
-_OF_OPENBAO: Final = ("system", "identity", "cubbyhole")
-_WITHOUT_LEASES: Final = (*_OF_OPENBAO, *(f"ns_{kind}" for kind in _OF_OPENBAO), "kv", "transit", "pki")
 
 
 async def deregister(
@@ -48,45 +36,58 @@ async def deregister(
     records, steps = Records(client, layout), Steps(client, dry_run)
     recorded = await records.registered(fingerprint)
     name = recorded.space if recorded else await find_space(client, layout, fingerprint)
-    system = layout.system_namespace
     for record in layout.cluster_records(fingerprint):
-        path = f"{layout.state_mount}/metadata/{record}"
-        await steps.remove(system, path, f"forget the record {record.rsplit('/', 1)[-1]}")
+        path = layout.record_path(record, "metadata")
+        await steps.remove(layout.system_namespace, path, f"forget the record {record.rsplit('/', 1)[-1]}")
     if name is not None:
-        await _empty_space(steps, layout.space(name))
+        space = layout.space(name)
+        if not layout.has_namespaces:  # there the bridges' policies name each space
+            await bridge_rights(steps, layout, await registered_spaces(client, layout, without=fingerprint))
+        await _empty_space(steps, space)
         if purge:
-            path = f"sys/namespaces/{name}"
-            await steps.do("DELETE", system, path, "delete the space with all its secrets")
-            if not dry_run:
-                await _until_gone(steps, system, path)
+            await delete(steps, layout, space)
     if not any(action.changed and "/revoke-prefix/" not in action.path for action in steps.actions):
         raise CloudtaserError("no such cluster is registered", on=fingerprint, fix="see `source list`")
     return tuple(steps.actions)
 
 
-async def _until_gone(steps: Steps, namespace: str, path: str) -> None:
-    """OpenBao deletes a namespace in the background."""
-    try:
-        async with asyncio.timeout(_DELETION_WAIT):
-            while await steps.find(namespace, path) is not None:  # noqa: ASYNC110  # OpenBao tells nobody
-                await asyncio.sleep(_DELETION_POLL)
-    except TimeoutError:
-        raise CloudtaserError(
-            "the space is still being deleted", on=namespace, fix="OpenBao goes on by itself; see its log"
-        ) from None
-
-
 async def _empty_space(steps: Steps, space: Space) -> None:
     """Revoke what the space issued and remove all that registration and grants put there, but no secret."""
     where = space.namespace
-    mounts = await steps.client.request("GET", "sys/mounts", namespace=where)
-    leased = [path for path, mount in sorted(mounts["data"].items()) if mount["type"] not in _WITHOUT_LEASES]
-    for prefix in ["auth", *(path.rstrip("/") for path in leased)]:
+    for prefix in await leased_prefixes(steps.client, space):
         await steps.revoke_leases(where, prefix, f"revoke every token and lease of {prefix}/")
+    if space.prefix:
+        await _forget_identities(steps, space)
     await steps.unmount(where, f"auth/{space.jwt}", "no pod logs in any more")
     await steps.unmount(where, space.pki_tunnel, "the tunnel CA goes")
     await steps.unmount(where, space.pki_pod, "the pod CA goes")
-    await steps.remove(where, f"auth/token/roles/{POD_TOKEN_ROLE}", "no token is made for a pod")
+    await steps.remove(where, f"auth/token/roles/{space.pod_token_role}", "no token is made for a pod")
     for policy in await steps.policy_names(where):
-        if policy in (DEFAULT_POD_POLICY, OPERATOR_POLICY) or policy.startswith(POD_POLICY_PREFIX):
+        if policy in space.policies or policy.startswith(space.pod_policies):
             await steps.remove_policy(where, policy, "nobody holds it any more")
+
+
+async def _forget_identities(steps: Steps, space: Space) -> None:
+    """Remove who logged in; where the space is a namespace, they are in it and hurt nobody."""
+    login = await steps.find("", f"sys/auth/{space.jwt}")
+    if login is None:
+        return
+    for entity, aliases in (await _aliases(steps.client)).items():
+        own = [alias for alias, accessor in aliases.items() if accessor == login["accessor"]]
+        if own and len(own) == len(aliases):
+            await steps.do("DELETE", "", f"identity/entity/id/{entity}", "who logged in is forgotten")
+        else:  # an administrator joined it with somebody of another login
+            for alias in own:
+                await steps.do("DELETE", "", f"identity/entity-alias/id/{alias}", "no such login any more")
+
+
+async def _aliases(client: OpenBao) -> dict[str, dict[str, str]]:
+    """By entity its aliases, and the accessor of the login that each is of."""
+    try:
+        answer = await client.request("LIST", "identity/entity-alias/id", namespace="")
+    except NotFoundError:
+        return {}
+    found: dict[str, dict[str, str]] = {}
+    for alias, info in ((answer.get("data") or {}).get("key_info") or {}).items():
+        found.setdefault(str(info.get("canonical_id")), {})[alias] = str(info.get("mount_accessor"))
+    return found

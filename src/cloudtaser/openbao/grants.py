@@ -14,7 +14,7 @@ from typing import Any
 from cloudtaser.openbao import policies
 from cloudtaser.openbao.client import OpenBao
 from cloudtaser.openbao.clusters import not_registered, open_layout
-from cloudtaser.openbao.layout import Layout, Space, pod_policy_name, pod_role_name
+from cloudtaser.openbao.layout import Layout, Space, pod_role_name
 from cloudtaser.openbao.paths import (
     check_in_space,
     check_namespace,
@@ -24,6 +24,7 @@ from cloudtaser.openbao.paths import (
 )
 from cloudtaser.openbao.records import Grant, Grants, Records
 from cloudtaser.openbao.roles import granted_role
+from cloudtaser.openbao.spaces import own_mounts
 from cloudtaser.openbao.steps import Action, Steps
 from cloudtaser.wire.hashes import check_fingerprint, short_fingerprint
 
@@ -49,7 +50,7 @@ async def allow(
 ) -> GrantResult:
     """Let the pods of a namespace and ServiceAccount ("": any of it) read these API paths too."""
     change = await _Change.begin(client, fingerprint, namespace, service_account, paths, dry_run, layout)
-    mounts = await _mounts(client, change.space)
+    mounts = await own_mounts(client, change.space)
     for path in paths:
         check_in_space(path, change.space, mounts)
     return await change.settle(sorted({*change.held, *paths}), mounts)
@@ -68,7 +69,7 @@ async def deny(
     """Take these paths back, or with none given all that was granted. What was not granted is no error."""
     change = await _Change.begin(client, fingerprint, namespace, service_account, paths, dry_run, layout)
     left = sorted(set(change.held) - set(paths)) if paths else []
-    return await change.settle(left, await _mounts(client, change.space))
+    return await change.settle(left, await own_mounts(client, change.space))
 
 
 async def granted(client: OpenBao, fingerprint: str, *, layout: Layout | None = None) -> tuple[Space, Grants]:
@@ -136,16 +137,16 @@ class _Change:
             await _ensure(self.steps, self.space, self.fingerprint, grant, mounts)
             await self._record({**self.grants.roles, self.role: grant})
         else:
-            policy = pod_policy_name(self.namespace, self.service_account)
+            policy = self.space.pod_policy(self.namespace, self.service_account)
             await self.steps.remove_policy(where, policy, f"{who} keeps what every pod may read")
             await self._record({name: held for name, held in self.grants.roles.items() if name != self.role})
-            role = _role_path(self.space, self.role)
+            role = self.space.role_path(self.role)
             await self.steps.remove(where, role, f"{who} logs in under the default role")
         return GrantResult(grant, tuple(self.steps.actions), self.steps.changed)
 
     async def _record(self, roles: dict[str, Grant]) -> None:
         record = Grants(dict(sorted(roles.items())))
-        path = f"{self.layout.state_mount}/data/{self.layout.grants(self.fingerprint)}"
+        path = self.layout.record_path(self.layout.grants(self.fingerprint))
         why = "what bridges go by at login"
         if record == self.grants:
             self.steps.fine(self.layout.system_namespace, path, why)
@@ -161,30 +162,20 @@ async def restore_grants(steps: Steps, layout: Layout, space: Space, fingerprint
     grants = await Records(steps.client, layout).grants(fingerprint)
     if not grants.roles:
         return
-    mounts = await _mounts(steps.client, space)
+    mounts = await own_mounts(steps.client, space)
     for grant in grants.roles.values():
         await _ensure(steps, space, fingerprint, grant, mounts)
 
 
 async def _ensure(steps: Steps, space: Space, fingerprint: str, grant: Grant, mounts: dict[str, Any]) -> None:
-    kv = [mount.rstrip("/") for mount, info in mounts.items() if is_kv2(info)]
-    name = pod_policy_name(grant.namespace, grant.serviceaccount)
-    policy = policies.pod_policy(grant.paths, kv_mounts=kv)
+    kv = [space.path(mount.rstrip("/")) for mount, info in mounts.items() if is_kv2(info)]
+    name = space.pod_policy(grant.namespace, grant.serviceaccount)
+    policy = policies.pod_policy(map(space.path, grant.paths), kv_mounts=kv)
     await steps.policy(space.namespace, name, policy, f"what {_who(grant)} may read")
-    role = granted_role(short_fingerprint(fingerprint), grant.namespace, grant.serviceaccount)
-    path = _role_path(space, pod_role_name(grant.namespace, grant.serviceaccount))
+    role = granted_role(space, short_fingerprint(fingerprint), grant.namespace, grant.serviceaccount)
+    path = space.role_path(pod_role_name(grant.namespace, grant.serviceaccount))
     await steps.ensure(space.namespace, path, role, f"the login of {_who(grant)}")
-
-
-def _role_path(space: Space, role: str) -> str:
-    return f"auth/{space.jwt}/role/{role}"
 
 
 def _who(grant: Grant) -> str:
     return f"{grant.namespace}/{grant.serviceaccount or '*'}"
-
-
-async def _mounts(client: OpenBao, space: Space) -> dict[str, Any]:
-    answer = await client.request("GET", "sys/mounts", namespace=space.namespace)
-    mounts: dict[str, Any] = answer["data"]
-    return mounts

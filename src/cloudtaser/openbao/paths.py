@@ -49,21 +49,17 @@ def check_path(path: str) -> str:
 
 
 def check_in_space(path: str, space: Space, mounts: Mapping[str, Any]) -> None:
-    """UsageError unless `path` lies on a mount of the space that holds secrets; `mounts` is sys/mounts."""
+    """UsageError unless `path` lies on a mount of the space that holds secrets; `mounts` are the space's own,
+    by plain name."""
     first = path.split("/", 1)[0]
-    if first in (*_NOT_SECRETS, space.pki_tunnel, space.pki_pod):
+    closed = (*_NOT_SECRETS, space.asked(space.pki_tunnel), space.asked(space.pki_pod))
+    if first in closed:
         raise UsageError(f"no pod is granted anything under {first}/", on=f"--path {path}")
     found = [mount for mount in mounts if f"{path}/".startswith(mount)]
     if not found:
-        known = ", ".join(
-            sorted(
-                m
-                for m in mounts
-                if m.split("/", 1)[0] not in (*_NOT_SECRETS, space.pki_tunnel, space.pki_pod)
-            )
-        )
+        known = ", ".join(sorted(mount for mount in mounts if mount.split("/", 1)[0] not in closed))
         raise UsageError(
-            "no secrets engine is mounted there", on=f"--path {path}", fix=f"{space.namespace} has {known}"
+            "no secrets engine is mounted there", on=f"--path {path}", fix=f"{space.shown} has {known}"
         )
     mount = max(found, key=len)
     rest = path[len(mount) :]

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from cloudtaser.openbao.layout import POD_TOKEN_ROLE, Layout, Space
+from cloudtaser.openbao.layout import Layout, Space
 from cloudtaser.openbao.pki import PkiRole
 
 Policy = dict[str, Any]
+Spaces = Iterable[tuple[str, Space]]
 
 # Tokens are made without OpenBao's own `default` policy, which allows more than this.
 _SELF: Final = {
@@ -40,16 +41,26 @@ _SIGNED_BY_BRIDGES: Final = (
 _UNDER_FORMER_CAS: Final = (PkiRole.BRIDGE, PkiRole.BRIDGE_POD)
 
 
-def bridge_policy(layout: Layout) -> Policy:
-    """A bridge's rights in the records and, for every cluster's space, what it does there."""
-    return _policy(_bridge_records(layout, "+") | _bridge_space(_pattern_space("+"), "+/"))
+def bridge_policy(layout: Layout, spaces: Spaces = ()) -> Policy:
+    """A bridge's rights in the records and, for every cluster's space, what it does there.
+
+    In namespaces a pattern covers all of them. In the root one would cover other people's mounts too (with
+    `auth/+/config` a bridge could open any login of the server), so there each of `spaces` is named.
+    """
+    if layout.has_namespaces:
+        return _policy(_bridge_records(layout, "+") | _bridge_space(_pattern_space("+"), "+/"))
+    paths = _bridge_records(layout, "+")
+    for _, space in spaces:
+        paths |= _bridge_space(space, "")
+    return _policy(paths)
 
 
-def bridge_policy_for(layout: Layout, spaces: Iterable[tuple[str, Space]]) -> Policy:
+def bridge_policy_for(layout: Layout, spaces: Spaces) -> Policy:
     """The same for the clusters (fingerprint, space) alone, without a wildcard."""
     paths: dict[str, Any] = {}
     for fingerprint, space in spaces:
-        paths |= _bridge_records(layout, fingerprint) | _bridge_space(space, f"{space.name}/")
+        paths |= _bridge_records(layout, fingerprint)
+        paths |= _bridge_space(space, _reach(layout, space))
     return _policy(paths)
 
 
@@ -58,26 +69,32 @@ def bridge_own_policy(layout: Layout, bridge_id: str) -> Policy:
     return _policy({_record(layout, layout.bridge(bridge_id)): ["create", "read", "update"]} | _SELF)
 
 
-def admin_proxy_policy() -> Policy:
+def admin_proxy_policy(layout: Layout, spaces: Spaces = ()) -> Policy:
     """A bridge's second token: put secrets in for the first time; neither read nor overwrite one."""
-    return _policy(_first_writes(_pattern_space("+"), "+/") | _SELF)
+    if layout.has_namespaces:
+        return _policy(_first_writes(_pattern_space("+"), "+/") | _SELF)
+    return admin_proxy_policy_for(layout, (space for _, space in spaces))
 
 
-def admin_proxy_policy_for(spaces: Iterable[Space]) -> Policy:
+def admin_proxy_policy_for(layout: Layout, spaces: Iterable[Space]) -> Policy:
     """The same in these spaces alone, without a wildcard for the space."""
     paths: dict[str, Any] = {}
     for space in spaces:
-        paths |= _first_writes(space, f"{space.name}/")
+        paths |= _first_writes(space, _reach(layout, space))
     return _policy(paths | _SELF)
 
 
-def operator_policy() -> Policy:
-    """An operator in its space: make tokens for its pods under their own role, and take them back."""
+def operator_policy(space: Space) -> Policy:
+    """An operator in its space: make tokens for its pods under their own role, and take them back.
+
+    Without namespaces an accessor does not show whose it is; the bridge looks first, under this policy.
+    """
     paths = {
-        f"auth/token/create/{POD_TOKEN_ROLE}": ["create", "update"],
+        f"auth/token/create/{space.pod_token_role}": ["create", "update"],
         "auth/token/revoke-accessor": ["update"],
     }
-    return _policy(paths | _SELF)
+    looks = {"auth/token/lookup-accessor": ["update"]} if space.prefix else {}
+    return _policy(paths | looks | _SELF)
 
 
 def default_pod_policy(space: Space, accessor: str) -> Policy:
@@ -100,7 +117,7 @@ def pod_policy(paths: Iterable[str], *, kv_mounts: Iterable[str]) -> Policy:
 
 def _bridge_records(layout: Layout, fingerprint: str) -> dict[str, Any]:
     return {
-        f"{layout.state_mount}/metadata/{layout.clusters}": ["list"],
+        layout.record_path(layout.clusters, "metadata"): ["list"],
         _record(layout, layout.registered(fingerprint)): ["read"],
         _record(layout, layout.initialized(fingerprint)): ["create", "read"],
         _record(layout, layout.keys(fingerprint)): ["create", "read", "update"],
@@ -111,7 +128,7 @@ def _bridge_records(layout: Layout, fingerprint: str) -> dict[str, Any]:
 
 def _bridge_space(space: Space, prefix: str) -> dict[str, Any]:
     paths: dict[str, Any] = {
-        f"{prefix}auth/{space.jwt}/config": {
+        f"{prefix}{space.login_config}": {
             "capabilities": ["update"],
             "allowed_parameters": {name: [] for name in _JWT_CONFIG},
         }
@@ -126,12 +143,17 @@ def _first_writes(space: Space, prefix: str) -> dict[str, Any]:
     return {f"{prefix}{space.secret}/data/*": ["create"], f"{prefix}{space.secret}/metadata/*": ["read"]}
 
 
+def _reach(layout: Layout, space: Space) -> str:
+    """What stands before a path of the space, seen from where bridges' policies are."""
+    return f"{space.name}/" if layout.has_namespaces else ""
+
+
 def _pattern_space(name: str) -> Space:
     return Space(name, name)
 
 
 def _record(layout: Layout, path: str) -> str:
-    return f"{layout.state_mount}/data/{path}"
+    return layout.record_path(path)
 
 
 def _policy(paths: dict[str, Any]) -> Policy:

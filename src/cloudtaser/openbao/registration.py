@@ -13,20 +13,17 @@ import time
 from dataclasses import dataclass, replace
 from typing import Final
 
-from cloudtaser.errors import CloudtaserError, UsageError
+from cloudtaser.errors import UsageError
 from cloudtaser.openbao import policies
 from cloudtaser.openbao.authorities import Authority, ensure_authority
+from cloudtaser.openbao.bridge_token import bridge_rights
 from cloudtaser.openbao.client import OpenBao
-from cloudtaser.openbao.clusters import find_space, open_layout
+from cloudtaser.openbao.clusters import open_layout, registered_spaces
+from cloudtaser.openbao.form import Form
 from cloudtaser.openbao.grants import restore_grants
 from cloudtaser.openbao.layout import (
-    ADMIN_PROXY_POLICY,
-    BRIDGE_POLICY,
-    DEFAULT_POD_POLICY,
     DEFAULT_ROLE,
-    OPERATOR_POLICY,
     OPERATOR_ROLE,
-    POD_TOKEN_ROLE,
     Layout,
     Space,
     check_space_name,
@@ -34,6 +31,7 @@ from cloudtaser.openbao.layout import (
 from cloudtaser.openbao.pki import PkiRole, role_settings
 from cloudtaser.openbao.records import Records, Registered, instant
 from cloudtaser.openbao.roles import default_role, operator_role, pod_token_role
+from cloudtaser.openbao.spaces import claim, ensure_system, find_space
 from cloudtaser.openbao.steps import Action, Steps
 from cloudtaser.wire.bootstrap import derive_psk
 from cloudtaser.wire.hashes import check_fingerprint, init_room, short_fingerprint
@@ -78,28 +76,31 @@ async def register(
     join_code: bool = False,
     broker_addresses: tuple[str, ...] = (),
     dry_run: bool = False,
+    form: Form | None = None,
     layout: Layout | None = None,
     now: float | None = None,
 ) -> RegistrationResult:
     """Set up server, space and record of a cluster, whatever of it is there already.
 
     `space` names the space where the default name belongs to another cluster; `join_code` asks for a code
-    that the operator must then show, and makes any earlier one void. Raises UsageError, OpenBaoError,
-    UnavailableError.
+    that the operator must then show, and makes any earlier one void; `form` is the layout for a server that
+    holds none yet. Raises UsageError, OpenBaoError, UnavailableError.
     """
     check_fingerprint(fingerprint)
     if space is not None:
         check_space_name(space)
     moment = time.time() if now is None else now
-    detected, created_by = await open_layout(client)
+    detected, created_by = await open_layout(client, form)
     layout = layout or detected
     records, steps = Records(client, layout), Steps(client, dry_run)
     await _set_up_server(steps, layout)
     recorded, version = await records.registered_version(fingerprint)
     place = await _choose_space(client, layout, fingerprint, space, recorded)
-    await _ensure_namespace(steps, layout, place, fingerprint)
-    tunnel_ca, pod_ca = await _set_up_space(steps, layout, place, fingerprint, recorded, moment)
+    await claim(steps, layout, place, fingerprint)
+    tunnel_ca, pod_ca = await _set_up_space(steps, place, fingerprint, recorded, moment)
     await restore_grants(steps, layout, place, fingerprint)
+    others = [] if layout.has_namespaces else await registered_spaces(client, layout, without=fingerprint)
+    await bridge_rights(steps, layout, sorted([*others, (fingerprint, place)]))
     initialized = recorded is not None and await records.initialized(fingerprint) is not None
     if join_code and initialized:
         raise UsageError(
@@ -121,7 +122,7 @@ async def register(
         namespace=place.namespace,
         operator_subject=OPERATOR_SUBJECT,
         join_psk=derive_psk(fingerprint, code).hex() if code else "",
-        policies=(DEFAULT_POD_POLICY, OPERATOR_POLICY),
+        policies=place.policies,
         mounts=place.mounts,
         broker_addresses=broker_addresses,
     )
@@ -129,7 +130,7 @@ async def register(
         wanted = _carry_over(
             wanted, recorded, renew=bool(code) or (not initialized and recorded.lapsed(moment))
         )
-    path = f"{layout.state_mount}/data/{layout.registered(fingerprint)}"
+    path = layout.record_path(layout.registered(fingerprint))
     if wanted == recorded:
         steps.fine(layout.system_namespace, path, "the registration")
     else:
@@ -166,16 +167,14 @@ def _carry_over(wanted: Registered, recorded: Registered, *, renew: bool) -> Reg
 
 
 async def _set_up_server(steps: Steps, layout: Layout) -> None:
-    """What all clusters share: the namespace, the records' mount, the bridges' policies."""
+    """What all clusters share: the namespace, the records' mount, what several clusters may read."""
     system = layout.system_namespace
-    await steps.ensure("", f"sys/namespaces/{system}", {}, "holds everything of cloudtaser")
+    await ensure_system(steps, layout)
     await steps.mount(system, layout.state_mount, "kv", "holds the records")
     why = "no record is overwritten unseen"
     await steps.ensure(system, f"{layout.state_mount}/config", {"cas_required": True}, why)
-    await steps.mount(system, layout.shared_mount, "kv", "holds what several clusters may read")
-    await steps.policy(system, BRIDGE_POLICY, policies.bridge_policy(layout), "what a bridge may do")
-    why = "what a bridge may do for an administrator"
-    await steps.policy(system, ADMIN_PROXY_POLICY, policies.admin_proxy_policy(), why)
+    if layout.has_namespaces:
+        await steps.mount(system, layout.shared_mount, "kv", "holds what several clusters may read")
 
 
 async def _choose_space(
@@ -192,28 +191,12 @@ async def _choose_space(
     return layout.space(existing or asked or short_fingerprint(fingerprint))
 
 
-async def _ensure_namespace(steps: Steps, layout: Layout, space: Space, fingerprint: str) -> None:
-    path = f"sys/namespaces/{space.name}"
-    current = await steps.find(layout.system_namespace, path)
-    if current is None:
-        body = {"custom_metadata": {"fingerprint": fingerprint}}
-        await steps.do("POST", layout.system_namespace, path, "the cluster's space", body)
-        return
-    owner = (current.get("custom_metadata") or {}).get("fingerprint") or "nobody known to cloudtaser"
-    if current.get("tainted"):
-        raise CloudtaserError("the space is being deleted", on=space.namespace, fix="try again in a moment")
-    if owner != fingerprint:
-        raise CloudtaserError(
-            f"the space belongs to {owner}", on=space.namespace, fix="choose another name with --space NAME"
-        )
-    steps.fine(layout.system_namespace, path, "the cluster's space")
-
-
 async def _set_up_space(
-    steps: Steps, layout: Layout, space: Space, fingerprint: str, recorded: Registered | None, now: float
+    steps: Steps, space: Space, fingerprint: str, recorded: Registered | None, now: float
 ) -> tuple[Authority | None, Authority | None]:
     where, fp8 = space.namespace, short_fingerprint(fingerprint)
-    await steps.mount(where, space.secret, "kv", "holds the cluster's secrets")
+    if space.namespace:  # else it is there: it is how a space is claimed
+        await steps.mount(where, space.secret, "kv", "holds the cluster's secrets")
     await steps.mount(where, space.transit, "transit", "holds keys that encrypt for the cluster")
     tunnel_ca = await ensure_authority(
         steps, where, space.pki_tunnel, "tunnel CA", recorded=recorded.tunnel_ca if recorded else "", now=now
@@ -227,14 +210,18 @@ async def _set_up_space(
             where, path, role_settings(role, fingerprint), f"what certificates of role {role} may say"
         )
     login = await steps.mount(where, f"auth/{space.jwt}", "jwt", "pods and operator log in here")
-    accessor = str(login["accessor"]) if login else "<accessor of auth/jwt>"
+    accessor = str(login["accessor"]) if login else f"<accessor of auth/{space.jwt}>"
     policy = policies.default_pod_policy(space, accessor)
     why = "every pod may read what lies under its own namespace"
-    await steps.policy(where, DEFAULT_POD_POLICY, policy, why)
-    await steps.policy(where, OPERATOR_POLICY, policies.operator_policy(), "what the operator may do")
-    roles = f"auth/{space.jwt}/role"
-    await steps.ensure(where, f"{roles}/{DEFAULT_ROLE}", default_role(fp8), "any pod of the cluster")
-    await steps.ensure(where, f"{roles}/{OPERATOR_ROLE}", operator_role(fp8), "the cluster's operator")
-    path = f"auth/token/roles/{POD_TOKEN_ROLE}"
-    await steps.ensure(where, path, pod_token_role(), "tokens that the operator makes for sealed pods")
+    await steps.policy(where, space.default_policy, policy, why)
+    policy = policies.operator_policy(space)
+    await steps.policy(where, space.operator_policy, policy, "what the operator may do")
+    await steps.ensure(
+        where, space.role_path(DEFAULT_ROLE), default_role(space, fp8), "any pod of the cluster"
+    )
+    await steps.ensure(
+        where, space.role_path(OPERATOR_ROLE), operator_role(space, fp8), "the cluster's operator"
+    )
+    path = f"auth/token/roles/{space.pod_token_role}"
+    await steps.ensure(where, path, pod_token_role(space), "tokens that the operator makes for sealed pods")
     return tunnel_ca, pod_ca

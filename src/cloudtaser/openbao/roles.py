@@ -8,12 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from cloudtaser.openbao.layout import (
-    DEFAULT_POD_POLICY,
-    OPERATOR_POLICY,
-    POD_POLICY_PREFIX,
-    pod_policy_name,
-)
+from cloudtaser.openbao.layout import Space
 from cloudtaser.wire.names import OPERATOR_SUBJECT, operator_audience, pod_audience
 
 PERIOD_SECONDS: Final = 3600
@@ -22,38 +17,39 @@ _NAMESPACE_CLAIM: Final = "/kubernetes.io/namespace"
 _SERVICE_ACCOUNT_CLAIM: Final = "/kubernetes.io/serviceaccount/name"
 
 
-def default_role(fp8: str) -> dict[str, Any]:
+def default_role(space: Space, fp8: str) -> dict[str, Any]:
     """Any pod of the cluster."""
-    return _pod_role(fp8, [DEFAULT_POD_POLICY], {})
+    return _pod_role(fp8, [space.default_policy], {})
 
 
-def granted_role(fp8: str, namespace: str, service_account: str) -> dict[str, Any]:
+def granted_role(space: Space, fp8: str, namespace: str, service_account: str) -> dict[str, Any]:
     """The pods of one namespace and ServiceAccount ("" for any): what they were granted, what the namespace
     was granted, and what every pod may."""
-    names = {pod_policy_name(namespace, service_account), pod_policy_name(namespace, ""), DEFAULT_POD_POLICY}
+    own, any_of = space.pod_policy(namespace, service_account), space.pod_policy(namespace, "")
+    names = {own, any_of, space.default_policy}
     bound = {_NAMESPACE_CLAIM: namespace}
     if service_account:
         bound[_SERVICE_ACCOUNT_CLAIM] = service_account
     return _pod_role(fp8, sorted(names), bound)
 
 
-def operator_role(fp8: str) -> dict[str, Any]:
+def operator_role(space: Space, fp8: str) -> dict[str, Any]:
     """The cluster's operator, by its own token."""
-    return _role(operator_audience(fp8), [OPERATOR_POLICY]) | {
+    return _role(operator_audience(fp8), [space.operator_policy]) | {
         "bound_subject": OPERATOR_SUBJECT,
         "bound_claims": {},
         "claim_mappings": {},
     }
 
 
-def pod_token_role() -> dict[str, Any]:
+def pod_token_role(space: Space) -> dict[str, Any]:
     """Under which the operator makes tokens for sealed pods."""
     return {
         "orphan": True,
         "renewable": True,
         "token_period": PERIOD_SECONDS,
         "token_no_default_policy": True,
-        "allowed_policies_glob": [f"{POD_POLICY_PREFIX}*"],
+        "allowed_policies_glob": [f"{space.pod_policies}*"],
     }
 
 

@@ -91,23 +91,28 @@ class Steps:
         """The ACL policies there are."""
         return await self.client.list(_POLICIES, namespace=namespace)
 
-    async def mount(self, namespace: str, path: str, kind: str, why: str, **config: int) -> Json | None:
+    async def mount(
+        self, namespace: str, path: str, kind: str, why: str, *, description: str = "", **config: int
+    ) -> Json | None:
         """Have an engine of type `kind` at `path` (`auth/…` for a login method); what OpenBao says of it.
 
-        `config` are mount settings such as max_lease_ttl in seconds. Raises CloudtaserError if something else
-        is mounted there.
+        `description` is for one that is made now; `config` are mount settings such as max_lease_ttl in
+        seconds. Raises CloudtaserError if something else is mounted there.
         """
         where = f"sys/{path}" if path.startswith("auth/") else f"sys/mounts/{path}"
         options = {"version": "2"} if kind == "kv" else {}
         current = await self.find(namespace, where)
         if current is None:
             body: Json = {"type": kind} | ({"options": options} if options else {})
-            await self.do("POST", namespace, where, why, body | ({"config": config} if config else {}))
+            body |= ({"config": config} if config else {}) | (
+                {"description": description} if description else {}
+            )
+            await self.do("POST", namespace, where, why, body)
             return await self.find(namespace, where)
         if current.get("type") != kind or not covers(current.get("options") or {}, options):
             raise CloudtaserError(
                 f"something other than {kind}{' version 2' if options else ''} is mounted there",
-                on=f"{namespace}/{path}",
+                on=f"{namespace}/{path}".lstrip("/"),
                 fix="move it, or choose another space with --space",
             )
         if covers(current.get("config") or {}, config):

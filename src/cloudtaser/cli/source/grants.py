@@ -87,7 +87,7 @@ async def grants(session: Session, argument: Fingerprint = "", fingerprint: Hidd
         {"namespace": grant.namespace, "serviceaccount": grant.serviceaccount, "paths": list(grant.paths)}
         for grant in record.roles.values()
     ]
-    default = f"{space.secret}/data/<namespace>/*"
+    default = f"{space.asked(space.secret)}/data/<namespace>/*"
     data = {"default": default, "grants": rows}
     lines = [["<namespace>", "*", default]]
     lines += [

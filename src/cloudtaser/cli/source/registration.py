@@ -19,6 +19,7 @@ from cloudtaser.cli.source.flags import (
     example,
     the_fingerprint,
 )
+from cloudtaser.openbao.form import Form
 
 DEFAULT_BEACON: Final = "beacon.cloudtaser.io:443"
 
@@ -42,6 +43,12 @@ async def register(
         typer.Option(metavar="HOST:PORT", help="host:port of a broker that bridges dial; may repeat."),
     ] = None,
     beacon_address: Annotated[str, typer.Option(help="Beacon named in the helm line.")] = DEFAULT_BEACON,
+    layout: Annotated[
+        Form | None,
+        typer.Option(
+            help="How a server that holds no cluster yet keeps them apart; namespaces where it has them."
+        ),
+    ] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Register a cluster: its space, two CAs, login and policies. Run again, it completes or does nothing."""
@@ -58,6 +65,7 @@ async def register(
             space=space or None,
             join_code=join_code,
             broker_addresses=tuple(broker_address or ()),
+            form=layout,
             dry_run=dry_run,
         )
     helm = _helm_line(beacon_address, result.bridge_pin, result.join_code)
@@ -89,7 +97,7 @@ async def register(
     made = "(made when it runs)"
     facts = {
         "Fingerprint": result.fingerprint,
-        "Space": f"{result.space.namespace} ({', '.join(result.space.mounts)})",
+        "Space": f"{result.space.shown} ({', '.join(result.space.mounts)})",
         "Init hash": result.init_hash,
         "Info hash": result.info_hash or made,
         "Tunnel CA SHA-256": result.tunnel_ca.fingerprint if result.tunnel_ca else made,
@@ -172,9 +180,9 @@ async def show(
     async with session.connect() as client:
         recorded, state, layout = await clusters.show(client, the_fingerprint(argument, fingerprint))
     places = {
-        **{f"record {path.rsplit('/', 1)[-1]}": f"{layout.system_namespace}/{layout.state_mount}/data/{path}"
+        **{f"record {path.rsplit('/', 1)[-1]}": layout.shown(layout.record_path(path))
            for path in layout.cluster_records(recorded.fingerprint)},
-        **{f"mount {mount}": f"{recorded.namespace}/{mount}" for mount in recorded.mounts},
+        **{f"mount {mount}": f"{recorded.namespace}/{mount}".lstrip("/") for mount in recorded.mounts},
     }  # fmt: skip
     data = {
         "fingerprint": recorded.fingerprint,
@@ -196,7 +204,7 @@ async def show(
     facts = {
         "Fingerprint": recorded.fingerprint,
         "State": state.state,
-        "Space": recorded.namespace,
+        "Space": layout.space(recorded.space).shown,
         "Registered": f"{recorded.created_at} by {recorded.created_by}",
         "Initialised": state.initialized_at or f"not yet (lapses {recorded.expires_at})",
         "Join code": "asked for" if recorded.join_psk else "",
