@@ -1,7 +1,8 @@
 """Authorities: a cluster's two CAs, made inside OpenBao, checked, and remade when they are damaged.
 
-Used by `registration`. The keys never leave OpenBao ("internal"). A CA must be a self-signed P-256 root of
-path length 0 with its key in the mount, in time, and the one that the registration holds.
+Used by `registration`, and by `rotation` and `reset`, which have another follow. The keys never leave OpenBao
+("internal"). A CA must be a self-signed P-256 root of path length 0 with its key in the mount, in time, and
+the one that the registration holds; during a rotation a mount holds the former one besides.
 """
 
 from __future__ import annotations
@@ -13,6 +14,16 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from cloudtaser.errors import CloudtaserError
+from cloudtaser.openbao.issuers import (
+    Issuer,
+    authority_settings,
+    forget_issuers,
+    list_issuers,
+    make_issuer,
+    successor_name,
+    use_issuer,
+)
 from cloudtaser.openbao.pki import AUTHORITY_SECONDS, LEAF_SECONDS
 from cloudtaser.openbao.steps import Steps
 from cloudtaser.wire.hashes import operational_room, spki_pin
@@ -46,33 +57,62 @@ async def ensure_authority(
     in a dry run that would make it.
     """
     await steps.mount(namespace, mount, "pki", f"holds the {name}", max_lease_ttl=_MAX_LEASE_SECONDS)
-    path = f"{mount}/issuer/default"
-    current = await steps.find(namespace, path)
+    current = await _current(steps, namespace, mount, recorded)
     fault = _fault(current, recorded, now) if current is not None else ""
     whole = current is not None and not fault
-    if whole:
-        steps.fine(namespace, path, f"the {name}")
+    if current is not None and whole:
+        await use_issuer(steps, namespace, mount, current, f"the {name}")
     else:
         if current is not None:
             why = f"the {name} {fault}: it goes, with all that it signed"
             await steps.do("DELETE", namespace, f"{mount}/root", why)
-        body = {
-            "common_name": f"cloudtaser {name}",
-            "key_type": "ec",
-            "key_bits": 256,
-            "signature_bits": 256,
-            "max_path_length": 0,
-            "ttl": AUTHORITY_SECONDS,
-            "exclude_cn_from_sans": True,
-        }
         why = f"make the {name}, 10 years, its key inside OpenBao"
-        await steps.do("POST", namespace, f"{mount}/root/generate/internal", why, body)
-        current = await steps.find(namespace, path)  # not the answer: another run may have been faster
+        path = f"{mount}/root/generate/internal"
+        await steps.do("POST", namespace, path, why, authority_settings(name))
+        # not the answer: another run may have been faster
+        current = await _current(steps, namespace, mount, "")
     why = f"forget expired leaves of the {name}"
     await steps.ensure(namespace, f"{mount}/config/auto-tidy", dict(_TIDY), why)
     if current is None or (steps.dry_run and not whole):
         return None
-    return describe(str(current["certificate"]))
+    return describe(current.pem)
+
+
+async def recorded_issuer(steps: Steps, namespace: str, mount: str, name: str, recorded: str) -> Issuer:
+    """The issuer of the CA in the registration; CloudtaserError if the mount does not hold it and its key."""
+    for issuer in await list_issuers(steps, namespace, mount):
+        if issuer.bears(recorded) and issuer.key_id:
+            return issuer
+    raise CloudtaserError(
+        f"OpenBao does not hold the {name} of the registration",
+        on=f"{namespace}/{mount}",
+        fix="run `source register` again, which makes it anew",
+    )
+
+
+async def ensure_successor(
+    steps: Steps, namespace: str, mount: str, name: str, *, recorded: str, now: float
+) -> Issuer | None:
+    """The CA that is to follow the recorded one, made if an earlier run has not; None in a dry run."""
+    follows = successor_name(describe(recorded).fingerprint)
+    existing = await list_issuers(steps, namespace, mount)
+    begun = next((issuer for issuer in existing if issuer.name == follows), None)
+    if begun is not None:
+        fault = _fault(begun, "", now)
+        if not fault:
+            steps.fine(namespace, f"{mount}/issuer/{begun.id}", f"the next {name}")
+            return begun
+        keep = frozenset(issuer.id for issuer in existing) - {begun.id}
+        await forget_issuers(steps, namespace, mount, keep, f"the next {name} {fault}")
+    why = f"make the next {name}, 10 years, its key inside OpenBao"
+    return await make_issuer(steps, namespace, mount, name, follows, why)
+
+
+async def _current(steps: Steps, namespace: str, mount: str, recorded: str) -> Issuer | None:
+    """The issuer that the registration names, else the mount's default, else any; None in an empty mount."""
+    issuers = await list_issuers(steps, namespace, mount)
+    named = [issuer for issuer in issuers if recorded and issuer.bears(recorded)]
+    return next(iter(named or issuers), None)
 
 
 def describe(pem: str) -> Authority:
@@ -85,10 +125,10 @@ def describe(pem: str) -> Authority:
     return Authority(pem.strip() + "\n", operational_room(der).hex(), spki_pin(public))
 
 
-def _fault(current: dict[str, object], recorded: str, now: float) -> str:
+def _fault(current: Issuer, recorded: str, now: float) -> str:
     """What is wrong with a CA, as a phrase that follows its name; "" if nothing is."""
     try:
-        certificate = x509.load_pem_x509_certificate(str(current["certificate"]).encode())
+        certificate = x509.load_pem_x509_certificate(current.pem.encode())
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
         certificate.verify_directly_issued_by(certificate)
     except Exception:  # noqa: BLE001  # whatever a stranger put there: it is not our CA
@@ -98,17 +138,10 @@ def _fault(current: dict[str, object], recorded: str, now: float) -> str:
         return "is not an authority of path length 0"
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         return "has no P-256 key"
-    if not current.get("key_id"):
+    if not current.key_id:
         return "is there without its key"
     if certificate.not_valid_after_utc.timestamp() < now + _RENEW_BEFORE_SECONDS:
         return "has expired"
-    if recorded and not _same_certificate(recorded, certificate):
+    if recorded and not current.bears(recorded):
         return "is not the one in the registration"
     return ""
-
-
-def _same_certificate(recorded: str, certificate: x509.Certificate) -> bool:
-    try:
-        return x509.load_pem_x509_certificate(recorded.encode()) == certificate
-    except ValueError:
-        return False

@@ -86,7 +86,7 @@ async def ensure_bridge_policies(
 ) -> list[str]:
     """Have the policies of one bridge, for all clusters unless `clusters`; their names, sorted."""
     system, own = layout.system_namespace, bridge_policy_name(bridge_id)
-    policy = policies.bridge_own_policy(layout, bridge_id)
+    policy = policies.bridge_own_policy(layout, bridge_id, clusters or ("+",))
     names = [own]
     if clusters:
         spaces = [

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 from cloudtaser.errors import CloudtaserError, NotAuthorisedError
 from cloudtaser.openbao.client import OpenBao
+from cloudtaser.openbao.clock import server_time
 from cloudtaser.openbao.form import Form
 from cloudtaser.openbao.layout import Layout, Space
 from cloudtaser.openbao.records import Records, Registered
+from cloudtaser.openbao.usage import Usage, usage
 from cloudtaser.wire.hashes import check_fingerprint
 
 
@@ -61,9 +63,19 @@ async def list_clusters(
     return sorted(found, key=lambda cluster: (cluster.registered_at, cluster.fingerprint))
 
 
+@dataclass(frozen=True, slots=True)
+class ClusterView:
+    """One registered cluster: as it was registered, in which state it is, and who uses its CAs."""
+
+    registered: Registered
+    state: ClusterState
+    used: Usage
+    layout: Layout
+
+
 async def show(
     client: OpenBao, fingerprint: str, *, layout: Layout | None = None, now: float | None = None
-) -> tuple[Registered, ClusterState, Layout]:
+) -> ClusterView:
     """One registered cluster; CloudtaserError if it is not."""
     check_fingerprint(fingerprint)
     detected, _ = await open_layout(client)
@@ -72,7 +84,9 @@ async def show(
     recorded = await records.registered(fingerprint)
     if recorded is None:
         raise not_registered(fingerprint)
-    return recorded, await _state(records, recorded, time.time() if now is None else now), layout
+    state = await _state(records, recorded, time.time() if now is None else now)
+    moment = await server_time(client) if now is None else now
+    return ClusterView(recorded, state, usage(recorded, await records.sightings(), moment), layout)
 
 
 def not_registered(fingerprint: str) -> CloudtaserError:

@@ -22,6 +22,7 @@ from cloudtaser.wire.names import BRIDGE_NAME, BROKER_SERVICE, OPERATOR_NAME
 
 LEAF_SECONDS: Final = 24 * 3600
 AUTHORITY_SECONDS: Final = 3650 * 24 * 3600
+ENDORSEMENT_SECONDS: Final = 365 * 24 * 3600
 _BACKDATE_SECONDS: Final = 60  # for clocks that are a little behind
 _DOCUMENT_SIGNING: Final = "1.3.6.1.5.5.7.3.36"  # RFC 9336: no TLS peer accepts it
 
@@ -34,10 +35,13 @@ class PkiRole(StrEnum):
     BRIDGE_POD = "bridge-pod"
     OPERATOR_POD = "operator-pod"
     OPERATOR_SEAL = "operator-seal"
+    SUCCESSOR = "successor"
+    """An endorsement of the next tunnel CA: an administrator's alone."""
 
     def mount(self, space: Space) -> str:
         """The authority that signs it: the tunnel CA or the pod CA."""
-        return space.pki_tunnel if self in (PkiRole.BRIDGE, PkiRole.BROKER) else space.pki_pod
+        of_tunnel = (PkiRole.BRIDGE, PkiRole.BROKER, PkiRole.SUCCESSOR)
+        return space.pki_tunnel if self in of_tunnel else space.pki_pod
 
 
 BRIDGE_POD_NAMES: Final = (BRIDGE_NAME, f"*.{BRIDGE_NAME}", BROKER_SERVICE)
@@ -106,6 +110,10 @@ def _own_settings(role: PkiRole, fingerprint: str) -> dict[str, Any]:
         case PkiRole.OPERATOR_SEAL:
             uris = [f"{cluster}/operator"]
             return {"allowed_uri_sans": uris, "ext_key_usage_oids": [_DOCUMENT_SIGNING]}
+        case PkiRole.SUCCESSOR:
+            lives = {"ttl": ENDORSEMENT_SECONDS, "max_ttl": ENDORSEMENT_SECONDS}
+            uris = [f"{cluster}/successor/*"]
+            return lives | {"allowed_uri_sans": uris, "ext_key_usage_oids": [_DOCUMENT_SIGNING]}
 
 
 async def sign(

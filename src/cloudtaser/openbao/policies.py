@@ -64,9 +64,11 @@ def bridge_policy_for(layout: Layout, spaces: Spaces) -> Policy:
     return _policy(paths)
 
 
-def bridge_own_policy(layout: Layout, bridge_id: str) -> Policy:
-    """A bridge's rights that no other bridge has: its own sign of life."""
-    return _policy({_record(layout, layout.bridge(bridge_id)): ["create", "read", "update"]} | _SELF)
+def bridge_own_policy(layout: Layout, bridge_id: str, clusters: Iterable[str] = ("+",)) -> Policy:
+    """A bridge's rights that no other bridge has: its own sign of life, and what it notes of the paths read
+    in the clusters of these fingerprints, all by default."""
+    own = [layout.bridge(bridge_id), *(layout.reads(fingerprint, bridge_id) for fingerprint in clusters)]
+    return _policy({_record(layout, path): ["create", "read", "update"] for path in own} | _SELF)
 
 
 def admin_proxy_policy(layout: Layout, spaces: Spaces = ()) -> Policy:

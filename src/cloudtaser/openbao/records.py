@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from cloudtaser.errors import ProtocolError
-from cloudtaser.openbao.client import OpenBao
+from cloudtaser.openbao.client import KvValue, OpenBao
 from cloudtaser.openbao.errors import CasConflict, PermissionDenied
 from cloudtaser.openbao.layout import Layout
 
@@ -199,6 +199,14 @@ def seconds(text: str) -> float:
     return moment.timestamp()
 
 
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """A bridge's record and when it was written, in seconds since the epoch by OpenBao's clock."""
+
+    bridge: BridgeRecord
+    at: float
+
+
 class Records:
     """The records of one server. Every write is check-and-set; `cas` 0 means that there must be none yet."""
 
@@ -298,30 +306,44 @@ class Records:
 
     async def bridges(self) -> list[BridgeRecord]:
         """Every bridge that ever gave a sign of life."""
+        return [sighting.bridge for sighting in await self.sightings()]
+
+    async def sightings(self) -> list[Sighting]:
+        """The same, with the time of its last sign of life."""
         path = f"{self._layout.state_mount}/metadata/{self._layout.bridges}"
-        keys = await self._client.list(path, namespace=self._layout.system_namespace)
-        found = [(await self._read(self._layout.bridge(key), BridgeRecord))[0] for key in keys]
-        return [record for record in found if record is not None]
+        found = []
+        for key in await self._client.list(path, namespace=self._layout.system_namespace):
+            place = self._layout.bridge(key)
+            value = await self._value(place)
+            if value is not None:
+                record = _record(value, place, BridgeRecord)
+                found.append(Sighting(record, seconds(str(value.metadata["created_time"]))))
+        return found
 
     async def forget(self, path: str) -> None:
         """Remove one record with its history; nothing happens where there is none."""
         await self._client.kv_forget(self._layout.state_mount, path, namespace=self._layout.system_namespace)
 
     async def _read(self, path: str, kind: type[Record]) -> tuple[Record | None, int]:
-        value = await self._client.kv_read(
+        value = await self._value(path)
+        return (_record(value, path, kind), value.version) if value is not None else (None, 0)
+
+    async def _value(self, path: str) -> KvValue | None:
+        return await self._client.kv_read(
             self._layout.state_mount, path, namespace=self._layout.system_namespace
         )
-        if value is None:
-            return None, 0
-        try:
-            return msgspec.convert(value.data, kind), value.version
-        except msgspec.ValidationError as error:
-            raise ProtocolError(
-                f"a record in OpenBao is damaged: {error}", on=path, fix="run `source register` again"
-            ) from None
 
     async def _write(self, path: str, record: Record, cas: int) -> int:
         data = msgspec.to_builtins(record)
         return await self._client.kv_write(
             self._layout.state_mount, path, data, namespace=self._layout.system_namespace, cas=cas
         )
+
+
+def _record(value: KvValue, path: str, kind: type[Record]) -> Record:
+    try:
+        return msgspec.convert(value.data, kind)
+    except msgspec.ValidationError as error:
+        raise ProtocolError(
+            f"a record in OpenBao is damaged: {error}", on=path, fix="run `source register` again"
+        ) from None

@@ -154,7 +154,9 @@ async def register(
 
 
 def _carry_over(wanted: Registered, recorded: Registered, *, renew: bool) -> Registered:
-    """What an earlier registration settled stays; `renew` begins its 24 hours again."""
+    """What an earlier registration settled stays; `renew` begins its 24 hours again. A rotation under way
+    goes on, unless the CA that was to follow had to be made anew: with it went the former one."""
+    same_tunnel_ca, same_pod_ca = wanted.tunnel_ca == recorded.tunnel_ca, wanted.pod_ca == recorded.pod_ca
     return replace(
         wanted,
         created_at=recorded.created_at,
@@ -163,6 +165,11 @@ def _carry_over(wanted: Registered, recorded: Registered, *, renew: bool) -> Reg
         join_psk=wanted.join_psk or recorded.join_psk,
         suspended=recorded.suspended,
         broker_addresses=wanted.broker_addresses or recorded.broker_addresses,
+        former_tunnel_ca=recorded.former_tunnel_ca if same_tunnel_ca else None,
+        former_pod_cas=recorded.former_pod_cas if same_pod_ca else (),
+        endorsement=recorded.endorsement if same_tunnel_ca else "",
+        rotated_at=recorded.rotated_at,
+        pregenerated=recorded.pregenerated,
     )
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from cloudtaser.cli.app import main
 from cloudtaser.demo.openbao import DevServer, start_dev
 from cloudtaser.openbao.client import OpenBao
 from cloudtaser.openbao.layout import Layout
-from tests.integration.openbao.support import RegisteredCluster, new_layout, registered_cluster
+from tests.integration.openbao.support import RegisteredCluster, Run, new_layout, registered_cluster
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +35,18 @@ def layout() -> Layout:
 @pytest.fixture
 async def cluster(server: DevServer, root: OpenBao, layout: Layout) -> RegisteredCluster:
     return await registered_cluster(server, root, layout)
+
+
+@pytest.fixture
+def run(server: DevServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    for name in ("VAULT_ADDR", "BAO_ADDR", "VAULT_TOKEN", "BAO_TOKEN", "VAULT_CACERT", "BAO_CACERT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("VAULT_ADDR", server.address)
+    monkeypatch.setenv("VAULT_TOKEN", "root")
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        code = main(["source", *arguments])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call

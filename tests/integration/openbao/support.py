@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
+import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from joserfc import jwt
@@ -18,11 +19,17 @@ from yarl import URL
 from cloudtaser.demo.openbao import DevServer
 from cloudtaser.openbao.client import OpenBao
 from cloudtaser.openbao.layout import Layout, Space
+from cloudtaser.openbao.records import BridgeRecord, PodCaUse, Records, Served, instant
 from cloudtaser.openbao.registration import register
 from cloudtaser.secret import Secret
 from cloudtaser.wire.names import OPERATOR_SUBJECT, operator_audience, pod_audience
 
+Run = Callable[..., tuple[int, str, str]]
+"""`source` as a person runs it: exit code, standard output, standard error."""
+
 ISSUER = "https://kubernetes.default.svc.cluster.local"
+
+Subject = TypeVar("Subject")
 
 _names = (f"test{number}" for number in itertools.count())
 
@@ -139,3 +146,41 @@ async def may(client: OpenBao, path: str, namespace: str | None = None) -> set[s
 def every(maximum: int) -> Iterator[int]:
     """1 … maximum."""
     return iter(range(1, maximum + 1))
+
+
+async def each_kill(
+    server: DevServer,
+    prepare: Callable[[], Awaitable[Subject]],
+    run: Callable[[OpenBao, Subject], Awaitable[object]],
+) -> AsyncIterator[tuple[int, int, Subject]]:
+    """For each request that `run` makes over what `prepare` gives: that request, their number, and a subject
+    that was left as a kill right after that request leaves it."""
+    counted = await prepare()
+    async with DyingClient(server, dies_after=0) as counting:
+        await run(counting, counted)
+    for last in every(counting.requests):
+        subject = await prepare()
+        async with DyingClient(server, dies_after=last) as dying:
+            with pytest.raises(Killed):
+                await run(dying, subject)
+        yield last, counting.requests, subject
+
+
+async def report(
+    root: OpenBao,
+    cluster: RegisteredCluster,
+    *,
+    bridge: str = "eu-1",
+    tunnels: Mapping[str, int] | None = None,
+    pods: Mapping[str, int] | None = None,
+    started_at: str = "2026-01-01T00:00:00Z",
+    **more: Any,
+) -> None:
+    """A bridge's sign of life: open tunnels by tunnel CA, pods by pod CA."""
+    now = instant(time.time())
+    uses = {ca: PodCaUse(count, now) for ca, count in (pods or {}).items()}
+    served = Served(tunnels=dict(tunnels or {}), pod_cas=uses, **more)
+    record = BridgeRecord(
+        bridge, "0.1.0", now, started_at, 1, sum((tunnels or {}).values()), {cluster.fingerprint: served}
+    )
+    await Records(root, cluster.layout).write_bridge(record)

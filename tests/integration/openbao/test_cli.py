@@ -3,31 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 
 import pytest
 from ruamel.yaml import YAML
 
-from cloudtaser.cli.app import main
 from cloudtaser.demo.openbao import DevServer
-from tests.integration.openbao.support import new_fingerprint
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(server: DevServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    for name in ("VAULT_ADDR", "BAO_ADDR", "VAULT_TOKEN", "BAO_TOKEN", "VAULT_CACERT", "BAO_CACERT"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("VAULT_ADDR", server.address)
-    monkeypatch.setenv("VAULT_TOKEN", "root")
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        code = main(["source", *arguments])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
+from tests.integration.openbao.support import Run, new_fingerprint
 
 
 def test_register_prints_hashes_pin_and_the_helm_line(run: Run) -> None:

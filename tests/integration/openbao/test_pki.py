@@ -16,7 +16,7 @@ from cloudtaser.openbao.client import OpenBao
 from cloudtaser.openbao.errors import OpenBaoError
 from cloudtaser.openbao.pki import BRIDGE_POD_NAMES, PkiRole, new_key, sign
 from cloudtaser.openbao.records import Records
-from cloudtaser.wire.names import OPERATOR_NAME, bridge_uri, broker_uri, operator_uri
+from cloudtaser.wire.names import OPERATOR_NAME, bridge_uri, broker_uri, operator_uri, successor_uri
 from tests.integration.openbao.support import RegisteredCluster
 
 EVIL = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4.5"), b"\x0c\x04evil")
@@ -27,6 +27,7 @@ USAGE = {
     PkiRole.BRIDGE_POD: ExtendedKeyUsageOID.SERVER_AUTH,
     PkiRole.OPERATOR_POD: ExtendedKeyUsageOID.SERVER_AUTH,
     PkiRole.OPERATOR_SEAL: DOCUMENT_SIGNING,
+    PkiRole.SUCCESSOR: DOCUMENT_SIGNING,
 }
 
 
@@ -80,6 +81,8 @@ def asked_of(role: PkiRole, fingerprint: str) -> dict[str, tuple[str, ...]]:
             return {"names": (OPERATOR_NAME,)}
         case PkiRole.OPERATOR_SEAL:
             return {"uris": (operator_uri(fingerprint),)}
+        case PkiRole.SUCCESSOR:
+            return {"uris": (successor_uri(fingerprint, b"der"),)}
 
 
 @pytest.mark.parametrize("role", list(PkiRole))
@@ -113,7 +116,8 @@ async def test_an_evil_csr_yields_a_leaf_with_its_key_and_nothing_else_of_it(
     assert issued.chain_pem == b""
     recorded = await Records(root, cluster.layout).registered(cluster.fingerprint)
     assert recorded is not None
-    authority = recorded.tunnel_ca if role in (PkiRole.BRIDGE, PkiRole.BROKER) else recorded.pod_ca
+    of_tunnel = (PkiRole.BRIDGE, PkiRole.BROKER, PkiRole.SUCCESSOR)
+    authority = recorded.tunnel_ca if role in of_tunnel else recorded.pod_ca
     leaf.verify_directly_issued_by(x509.load_pem_x509_certificate(authority.encode()))
 
 
@@ -136,6 +140,10 @@ async def test_an_evil_csr_yields_a_leaf_with_its_key_and_nothing_else_of_it(
         (PkiRole.OPERATOR_POD, ("bridge.cloudtaser.internal",), ()),
         (PkiRole.OPERATOR_SEAL, (), ("bridge",)),
         (PkiRole.OPERATOR_SEAL, ("operator.cloudtaser.internal",), ("operator",)),
+        (PkiRole.SUCCESSOR, (), ("bridge",)),
+        (PkiRole.SUCCESSOR, (), ("broker",)),
+        (PkiRole.SUCCESSOR, (), ("operator",)),
+        (PkiRole.SUCCESSOR, ("bridge.cloudtaser.internal",), ()),
     ],
 )
 async def test_a_role_signs_no_name_but_its_own(

@@ -210,7 +210,7 @@ async def test_a_join_code_for_a_cluster_that_came_in_is_refused(root: OpenBao, 
     assert await Records(root, layout).create_initialized(fingerprint, INITIALIZED)
     with pytest.raises(UsageError, match="has come in already"):
         await register(root, fingerprint, join_code=True, layout=layout)
-    state = (await show(root, fingerprint, layout=layout))[1]
+    state = (await show(root, fingerprint, layout=layout)).state
     assert state.state == "initialised"
 
 

@@ -8,6 +8,7 @@ import typer
 
 from cloudtaser.cli.output import actions_data, actions_text, pairs
 from cloudtaser.cli.session import Session, command
+from cloudtaser.cli.source.cas import ca_data, ca_text
 from cloudtaser.cli.source.flags import (
     EXAMPLE,
     SHORT_HASH,
@@ -178,7 +179,9 @@ async def show(
     from cloudtaser.openbao import clusters
 
     async with session.connect() as client:
-        recorded, state, layout = await clusters.show(client, the_fingerprint(argument, fingerprint))
+        view = await clusters.show(client, the_fingerprint(argument, fingerprint))
+    recorded, state, layout, used = view.registered, view.state, view.layout, view.used
+    former = recorded.former_tunnel_ca
     places = {
         **{f"record {path.rsplit('/', 1)[-1]}": layout.shown(layout.record_path(path))
            for path in layout.cluster_records(recorded.fingerprint)},
@@ -196,6 +199,9 @@ async def show(
         "init_hash": recorded.init_room,
         "info_hash": recorded.info_hash,
         "tunnel_ca": state.tunnel_ca[:SHORT_HASH],
+        "rotating_since": former.replaced_at if former else "",
+        "tunnel_cas": ca_data(used.tunnel_cas, "tunnels"),
+        "pod_cas": ca_data(used.pod_cas, "pods"),
         "operator_subject": recorded.operator_subject,
         "join_code": bool(recorded.join_psk),
         "broker_addresses": list(recorded.broker_addresses),
@@ -211,6 +217,9 @@ async def show(
         "Init hash": recorded.init_room,
         "Info hash": recorded.info_hash,
         "Tunnel CA": f"{state.tunnel_ca[:SHORT_HASH]} (begins info-hash in ConfigMap cloudtaser-trust)",
+        "Rotation": f"under way since {former.replaced_at}; see `source rotate --ca`" if former else "",
+        "Tunnels": ca_text(used.tunnel_cas),
+        "Pods": ca_text(used.pod_cas),
         "Operator": recorded.operator_subject,
         "Brokers": ", ".join(recorded.broker_addresses),
     } | ({name.capitalize(): place for name, place in places.items()} if paths else {})
