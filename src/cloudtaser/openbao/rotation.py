@@ -14,8 +14,9 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from cloudtaser.openbao import policies, usage
+from cloudtaser.openbao import usage
 from cloudtaser.openbao.authorities import describe, ensure_successor, recorded_issuer
+from cloudtaser.openbao.bridge_token import bridge_rights
 from cloudtaser.openbao.client import OpenBao
 from cloudtaser.openbao.clock import server_time
 from cloudtaser.openbao.clusters import not_registered, open_layout
@@ -27,7 +28,7 @@ from cloudtaser.openbao.issuers import (
     unneeded,
     use_issuer,
 )
-from cloudtaser.openbao.layout import BRIDGE_POLICY, Layout, Space
+from cloudtaser.openbao.layout import Layout, Space
 from cloudtaser.openbao.pki import ENDORSEMENT_SECONDS, PkiRole, new_key, role_settings, sign
 from cloudtaser.openbao.records import Former, Records, Registered, instant
 from cloudtaser.openbao.steps import Action, Steps
@@ -120,9 +121,8 @@ class _Run:
 
     async def start(self) -> Rotation:
         """Make the next CAs, have the former tunnel CA vouch for the next, and record all of it."""
-        where, steps, layout = self._space.namespace, self._steps, self._layout
-        why = "what a bridge may do: sign under a former CA too"
-        await steps.policy(layout.system_namespace, BRIDGE_POLICY, policies.bridge_policy(layout), why)
+        where, steps = self._space.namespace, self._steps
+        await bridge_rights(steps, self._layout)  # an earlier version's know no former CA
         settings = role_settings(PkiRole.SUCCESSOR, self._recorded.fingerprint)
         path = f"{self._space.pki_tunnel}/roles/{PkiRole.SUCCESSOR}"
         await steps.ensure(where, path, settings, "how the former tunnel CA vouches for the next")
@@ -224,7 +224,7 @@ class _Run:
         return issued.certificate_pem.decode()
 
     async def _record(self, wanted: Registered, why: str) -> None:
-        path = f"{self._layout.state_mount}/data/{self._layout.registered(wanted.fingerprint)}"
+        path = self._layout.record_path(self._layout.registered(wanted.fingerprint))
         self._steps.actions.append(Action("POST", self._layout.system_namespace, path, why, True))
         if not self._steps.dry_run:
             self._version = await self._records.write_registered(wanted, self._version)

@@ -153,7 +153,8 @@ async def test_in_namespaces_the_same_holds(tmp_path: Path, fresh: OpenBao) -> N
 async def test_a_registration_lies_in_mounts_that_carry_the_clusters_name(
     root: OpenBao, cluster: RegisteredCluster
 ) -> None:
-    recorded, state, layout = await show(root, cluster.fingerprint)
+    view = await show(root, cluster.fingerprint)
+    recorded, state, layout = view.registered, view.state, view.layout
     assert (layout.form, state.state) == (Form.MOUNTS, "registered")
     assert recorded.namespace == ""
     begin = f"cloudtaser-{cluster.fp8}"
