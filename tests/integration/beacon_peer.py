@@ -164,12 +164,26 @@ class Peer:
 
     @classmethod
     async def connect(
-        cls, address: Address, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3, *, flush: bool = True
+        cls,
+        address: Address,
+        version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
+        *,
+        flush: bool = True,
+        preamble: bytes = b"",
+        piecewise: bool = False,
     ) -> Peer:
+        """`preamble` leaves before TLS, byte by byte when `piecewise`, else in one segment with its first."""
         sock = socket.socket()
         sock.setblocking(False)
         peer = cls(sock, version)
         await peer.loop.sock_connect(sock, address)
+        if piecewise:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for byte in preamble:
+                await peer.loop.sock_sendall(sock, bytes([byte]))
+                await asyncio.sleep(0)
+        else:
+            peer.outgoing.write(preamble)
         while True:
             try:
                 peer.tls.do_handshake()
@@ -185,9 +199,18 @@ class Peer:
         return peer
 
     @classmethod
-    async def visit(cls, address: Address, role: Role, room: bytes, early: bytes = b"") -> Peer:
+    async def visit(
+        cls,
+        address: Address,
+        role: Role,
+        room: bytes,
+        early: bytes = b"",
+        *,
+        preamble: bytes = b"",
+        piecewise: bool = False,
+    ) -> Peer:
         """Connect and say the hello, in one segment with the end of the handshake."""
-        peer = await cls.connect(address, flush=False)
+        peer = await cls.connect(address, flush=False, preamble=preamble, piecewise=piecewise)
         await peer.send(Hello(role, room).encode() + early)
         return peer
 

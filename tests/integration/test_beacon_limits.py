@@ -156,7 +156,9 @@ async def test_too_many_new_connections_from_one_source(tmp_path: Path) -> None:
 
 async def test_who_is_far_over_the_rate_costs_no_handshake(tmp_path: Path) -> None:
     async with running(tmp_path, source_rate=0.1, source_burst=1) as beacon:
-        while beacon._courtesy.admit("", 1e9) == 0:  # the handshakes that refusals may cost in a second
+        while (
+            beacon.entrance._courtesy.admit("", 1e9) == 0
+        ):  # the handshakes that refusals may cost in a second
             pass
         await Peer.connect(beacon.addresses[0])
         with pytest.raises((ConnectionResetError, BrokenPipeError)):

@@ -15,10 +15,12 @@ from typing import Any, Final, NoReturn, cast
 from cloudtaser.beacon.log import LEVELS
 from cloudtaser.beacon.values import (
     Endpoint,
+    Network,
     between,
     duration,
     endpoint_or_off,
     endpoints,
+    networks,
     one_of,
     rate,
     size,
@@ -41,6 +43,7 @@ class BeaconConfig:
     dev: bool = False
     dev_cert_out: str = ""
     metrics_addr: Endpoint | None = ("127.0.0.1", 9090)
+    proxy_protocol_from: tuple[Network, ...] = ()
     pairing: str = "longest"
     log_level: str = "info"
     handshake_timeout: float = 5.0
@@ -51,6 +54,7 @@ class BeaconConfig:
     max_pairs: int = 0  # 0: half the descriptor limit less 100
     source_rate: float = 50.0
     source_burst: int = 2_000
+    max_per_source: int = 5_000
     early_bytes: int = 4_096
     buffer: int = 262_144
     pair_idle: float = 3600.0
@@ -119,6 +123,13 @@ _GROUPS: Final[tuple[tuple[str, tuple[_Setting, ...]], ...]] = (
                 "/metrics, /healthz and /readyz; or off",
             ),
             _Setting(
+                "proxy_protocol_from",
+                "NETWORKS",
+                networks,
+                "",
+                "balancers that begin every connection with a PROXY header, version 2: 10.0.0.7,10.1.0.0/24",
+            ),
+            _Setting(
                 "pairing",
                 "HOW",
                 _PAIRINGS,
@@ -145,6 +156,7 @@ _GROUPS: Final[tuple[tuple[str, tuple[_Setting, ...]], ...]] = (
                 "source_rate", "N", rate, "50", "new connections a second from one source; an IPv6 /64 is one"
             ),
             _Setting("source_burst", "N", _COUNT, "2000", "new connections from one source at once"),
+            _Setting("max_per_source", "N", _COUNT, "5000", "connections of one source at a time"),
             _Setting("early_bytes", "SIZE", _EARLY, "4KiB", "said behind the hello before the match"),
             _Setting("buffer", "SIZE", _BUFFER, "256KiB", "held for a direction, then it waits"),
             _Setting("pair_idle", "TIME", duration, "1h", "a pair without a byte is ended"),

@@ -49,6 +49,7 @@ class Counts:
     def __init__(self) -> None:
         self.accepted = 0
         self.handshakes: Counter[str] = Counter(dict.fromkeys(("ok", "failed", "left"), 0))
+        self.proxy_headers: Counter[str] = Counter(dict.fromkeys(("ok", "local", "bad", "late", "left"), 0))
         self.pairs = 0
         self.pairs_ended: Counter[str] = Counter(dict.fromkeys(("finished", "reset", "broken", "idle"), 0))
         self.refused: Counter[str] = Counter(dict.fromkeys("HRFTS", 0))

@@ -31,6 +31,7 @@ def metrics_page(beacon: Beacon) -> str:
     counts, rooms = beacon.counts, beacon.rooms
     states = Counter(link.state.name.lower() for link in beacon.links)
     gauges = {name: float(states[name]) for name in ("handshaking", "talking", "relaying", "leaving")}
+    gauges["proxy_header"] = float(beacon.entrance.waiting)
     buffered = sum(len(link.pending) for link in beacon.links if link.pending is not None)
     parked = {role.name.lower(): float(rooms.parked_as(role)) for role in Role}
     refused = {_REFUSED[letter]: float(count) for letter, count in counts.refused.items()}
@@ -42,6 +43,7 @@ def metrics_page(beacon: Beacon) -> str:
             sample("info", "gauge", "The running version.", {VERSION: 1.0}, "version"),
             sample("accepted_total", "counter", "Connections accepted.", counts.accepted),
             sample("connections", "gauge", "Open connections.", gauges, "state"),
+            sample("proxy_headers_total", "counter", "PROXY headers.", dict(counts.proxy_headers), "result"),
             sample("handshakes_total", "counter", "TLS handshakes.", dict(counts.handshakes), "result"),
             counts.handshake_took.lines("handshake_seconds", "From accept to the end of the TLS handshake."),
             sample("parked", "gauge", "Parties that wait for a match.", parked, "role"),
@@ -79,6 +81,7 @@ def _limits(beacon: Beacon) -> dict[str, float]:
         "max-pairs": beacon.max_pairs,
         "source-rate": config.source_rate,
         "source-burst": config.source_burst,
+        "max-per-source": config.max_per_source,
         "early-bytes": config.early_bytes,
         "buffer": config.buffer,
         "pair-idle": config.pair_idle,

@@ -8,7 +8,6 @@ program uses uvloop. What needs a clock is done by one sweep; there is no task a
 from __future__ import annotations
 
 import asyncio
-import math
 import socket
 import time
 from collections.abc import Iterable
@@ -16,6 +15,7 @@ from collections.abc import Iterable
 from cloudtaser.beacon import limits
 from cloudtaser.beacon.config import BeaconConfig
 from cloudtaser.beacon.door import Door, set_dead_after
+from cloudtaser.beacon.entrance import Entrance
 from cloudtaser.beacon.limits import Deadlines
 from cloudtaser.beacon.link import Link, State, Tap, side
 from cloudtaser.beacon.log import Log, room8
@@ -36,9 +36,7 @@ from cloudtaser.wire.rendezvous import (
     encode_refusal,
 )
 from cloudtaser.wire.rooms import Event, Matched, Parked, RoomLimits, Rooms, TurnedAway
-from cloudtaser.wire.sources import SourceLimiter, blurred, source_of
-
-_COURTEOUS_REFUSALS = 100  # a second: who is over the rate beyond that is closed without a handshake
+from cloudtaser.wire.sources import blurred, source_of
 
 
 class Beacon:
@@ -59,9 +57,8 @@ class Beacon:
         self._handshakes: Deadlines[Link] = Deadlines(config.handshake_timeout)
         self._hellos: Deadlines[Link] = Deadlines(config.hello_timeout)
         self._leaving: Deadlines[Link] = Deadlines(config.linger)
-        self._sources = SourceLimiter(config.source_rate, config.source_burst)
-        self._courtesy = SourceLimiter(_COURTEOUS_REFUSALS, _COURTEOUS_REFUSALS)
-        self._door = Door(self.welcome, self.out_of_descriptors)
+        self.entrance = Entrance(config, self.counts, self.log, self.admit, self._is_full)
+        self._door = Door(self.entrance.welcome, self.out_of_descriptors)
         self._asked: Link | None = None  # the candidate that `rooms` is asking about
         self._empty = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
@@ -123,6 +120,7 @@ class Beacon:
         """Stop accepting, send the parked away, give pairs `grace` seconds; then close."""
         grace = self.config.drain_grace if grace is None else grace
         self._door.close()
+        self.entrance.close()
         self.log.info("draining", parked=self.rooms.parked, pairs=self.rooms.pairs, grace=grace)
         self._act_on(self.rooms.drain())
         self._empty.clear()
@@ -136,6 +134,7 @@ class Beacon:
     def close(self) -> None:
         """Stop at once: every connection is closed."""
         self._door.close()
+        self.entrance.close()
         self._probes.close()
         if self._timer is not None:
             self._timer.cancel()
@@ -154,25 +153,11 @@ class Beacon:
         else:
             self._reloaded()
 
-    def welcome(self, sock: socket.socket, host: str, now: float) -> None:
-        """A connection was accepted: begin its handshake, or close it when it is one too many."""
+    def admit(self, sock: socket.socket, host: str, now: float, verdict: int | None) -> None:
+        """A connection came in by the entrance: begin its handshake. With a `verdict` it is refused after."""
         assert self.certificate is not None
-        self.counts.accepted += 1
-        wait = self._sources.admit(source_of(host), now)
-        if wait:
-            self.counts.limit_hits["source-rate"] += 1
-            self.log.warning("too many new connections", source=blurred(host))
-            if self._courtesy.admit("", now):
-                sock.close()
-                return
-        if len(self.links) >= self.max_links:
-            self.counts.limit_hits["descriptors"] += 1
-            sock.close()
-            return
-        sock.setblocking(False)
         link = self.pump.attach(sock, self.certificate.context, host, now)
-        if wait:
-            link.verdict = math.ceil(wait * 1000)
+        link.verdict = verdict
         self.links.add(link)
         self._handshakes.start(link, now)
 
@@ -180,6 +165,9 @@ class Beacon:
         """Nothing can be accepted before somebody goes."""
         self.counts.limit_hits["descriptors"] += 1
         self.log.error("cannot accept", reason=error.strerror)
+
+    def _is_full(self) -> bool:
+        return len(self.links) + self.entrance.waiting >= self.max_links
 
     # -- what the pump reports
 
@@ -258,6 +246,7 @@ class Beacon:
     def closed(self, link: Link) -> None:
         """pump.Listener"""
         self.links.discard(link)
+        self.entrance.left(link.host)
         if self._handshakes.stop(link):
             self.counts.handshakes["left"] += 1
         self._hellos.stop(link)
@@ -349,6 +338,7 @@ class Beacon:
         self._timer = self._loop.call_later(min(max(shortest / 4, 0.02), 1.0), self._sweep)
         self.pump.now = now
         self._door.open()
+        self.entrance.overdue(now)
         for link in self._handshakes.overdue(now):
             self.counts.limit_hits["handshake-timeout"] += 1
             self.pump.close(link)
@@ -361,7 +351,7 @@ class Beacon:
         if now >= self._next_idle_sweep:
             self._next_idle_sweep = now + min(config.pair_idle, config.half_closed_idle, 40.0) / 4
             self._end_idle_pairs(now)
-            self._sources.prune(now)
+            self.entrance.prune(now)
         if now >= self._next_cert_poll:
             self._next_cert_poll = now + config.cert_poll
             self._look_at_certificate()

@@ -5,11 +5,13 @@ Used by `config`. Every reader takes the text and raises ValueError with a phras
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable
 from typing import Final
 
 Endpoint = tuple[str, int]
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZES: Final = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
@@ -51,6 +53,20 @@ def endpoints(text: str) -> tuple[Endpoint, ...]:
 def endpoint_or_off(text: str) -> Endpoint | None:
     """One of them, or `off`."""
     return None if text == "off" else endpoint(text)
+
+
+def networks(text: str) -> tuple[Network, ...]:
+    """Addresses and networks, comma separated: `10.0.0.7, 2001:db8::/48`."""
+    found: list[Network] = []
+    for part in text.split(","):
+        if part.strip():
+            try:
+                found.append(ipaddress.ip_network(part.strip()))
+            except ValueError:
+                raise ValueError(
+                    f"{part.strip()!r} is not a network; write 10.0.0.7, 10.0.0.0/24 or 2001:db8::/48"
+                ) from None
+    return tuple(found)
 
 
 def between(low: int, high: int, read: Callable[[str], int] = int) -> Callable[[str], int]:

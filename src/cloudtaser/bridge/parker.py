@@ -18,7 +18,7 @@ from cloudtaser.bridge.parking import Parking, Party, Stage
 from cloudtaser.errors import CloudtaserError
 from cloudtaser.net.dial import Address
 from cloudtaser.net.proxy import DIRECT, Proxies
-from cloudtaser.net.rendezvous import BeaconRefusedError, meet
+from cloudtaser.net.rendezvous import BeaconRefusedError, StayOverError, meet
 from cloudtaser.wire.rendezvous import Role
 
 
@@ -124,6 +124,10 @@ class Parker:
                 on_parked=partial(self._took_in, party, beacon),
                 proxies=self._proxies,
             )
+        except StayOverError:
+            self._parking.came_anew(party)
+            self._fill()
+            return
         except CloudtaserError as error:
             retry_after = error.retry_after if isinstance(error, BeaconRefusedError) else None
             self._parking.failed(party, self._loop.time(), retry_after)

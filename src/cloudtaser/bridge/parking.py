@@ -49,6 +49,8 @@ class _Lane:
     spares: int
     failures: int = 0
     not_before: float = 0.0
+    alone_since: float | None = None
+    """Since when a party waits that came anew without having met anybody."""
     trying: bool = False
     """After a failure one party goes first: a beacon that is down is not dialled twice as often."""
     parties: list[Party] = field(default_factory=list)
@@ -108,14 +110,15 @@ class Parking:
     def took_in(self, party: Party, now: float) -> None:
         """The beacon confirmed that the party is parked; it may say so many times."""
         if party.stage is Stage.DIALLING:
-            party.stage, party.since = Stage.PARKED, now
-            self._lanes[party.lane].trying = False
+            lane = self._lanes[party.lane]
+            party.stage, party.since = Stage.PARKED, now if lane.alone_since is None else lane.alone_since
+            lane.trying, lane.alone_since = False, None
 
     def matched(self, party: Party, now: float) -> None:
         """The party met somebody: its place is free at once, its handshake counts until `done`."""
         lane = self._lanes[party.lane]
         lane.parties.remove(party)
-        lane.failures, lane.not_before, lane.trying = 0, 0.0, False
+        lane.failures, lane.not_before, lane.trying, lane.alone_since = 0, 0.0, False, None
         party.stage, party.since = Stage.MATCHED, now
         self._handshakes += 1
 
@@ -124,6 +127,15 @@ class Parking:
         if party.stage is Stage.MATCHED:
             party.stage = Stage.GONE
             self._handshakes -= 1
+
+    def came_anew(self, party: Party) -> None:
+        """The party left a beacon of a fleet to be parked where its room belongs now: no failure, and its
+        successor has been alone for as long."""
+        lane = self._lanes[party.lane]
+        lane.parties.remove(party)
+        if party.stage is Stage.PARKED:
+            lane.alone_since = party.since
+        party.stage = Stage.GONE
 
     def failed(self, party: Party, now: float, retry_after: float | None = None) -> None:
         """The party was refused, or its connection broke before a match.
@@ -134,7 +146,7 @@ class Parking:
         lane.parties.remove(party)
         if party.stage is Stage.PARKED and now - party.since >= BACKOFF_LIMIT:
             lane.failures = 0
-        party.stage, lane.trying = Stage.GONE, True
+        party.stage, lane.trying, lane.alone_since = Stage.GONE, True, None
         if retry_after:
             lane.not_before = max(lane.not_before, now + retry_after)
         elif lane.not_before <= now:  # parties that fail together are one failure

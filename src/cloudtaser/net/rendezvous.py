@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import ssl
 from collections.abc import Callable
 from typing import Final, cast
@@ -22,6 +23,10 @@ PARKED_TIMEOUT: Final = 60.0
 """Seconds without a word of the beacon after which it is dead: three of its keepalives."""
 ANSWER_TIMEOUT: Final = 10.0
 """Seconds for the beacon's first answer to the hello."""
+
+STAY: Final = 60.0
+"""Seconds parked at a fleet after which a party comes anew, at half of it at the earliest: its room may be
+at a beacon that joined or came back, and whoever parked elsewhere before would wait there for nobody."""
 
 _WORDS: Final = {
     Refusal.BAD_HELLO: "does not understand our hello",
@@ -41,6 +46,10 @@ class BeaconRefusedError(RefusedError):
         self.retry_after = retry_ms / 1000 if retry_ms else None
 
 
+class StayOverError(UnavailableError):
+    """Nothing went wrong: the party is to come anew, so that it is where its room belongs now."""
+
+
 async def meet(
     address: Address,
     role: Role,
@@ -50,6 +59,7 @@ async def meet(
     *,
     parked_timeout: float = PARKED_TIMEOUT,
     answer_timeout: float = ANSWER_TIMEOUT,
+    stay: float = STAY,
     connect_timeout: float = CONNECT_TIMEOUT,
     on_parked: Callable[[], None] | None = None,
     proxies: Proxies = DIRECT,
@@ -58,10 +68,21 @@ async def meet(
 
     Returns once matched: `protocol.connection_made` has been called with the returned transport and the other
     side's first bytes were delivered. `on_parked` is called once, at the first word that we are parked.
-    Raises BeaconRefusedError, ProtocolError (no beacon there, or its certificate), UnavailableError.
+    Raises BeaconRefusedError, ProtocolError (no beacon there, or its certificate), UnavailableError; behind a
+    wildcard address also StayOverError, after half of `stay` at least.
     Cancelling it leaves the room.
     """
-    visit = _Visit(Visitor(role, room), protocol, str(address), parked_timeout, answer_timeout, on_parked)
+    if address.wildcard:
+        stay *= random.uniform(0.5, 1.0)  # noqa: S311  # spreads load; those that parked together part
+    visit = _Visit(
+        Visitor(role, room),
+        protocol,
+        str(address),
+        parked_timeout,
+        answer_timeout,
+        stay if address.wildcard else None,
+        on_parked,
+    )
     layer = TlsLayer(context, visit, server_side=False, server_hostname=address.server_name(room))
     transport, _ = await dial_tcp(address, lambda: layer, connect_timeout, proxies=proxies)
     try:
@@ -87,6 +108,7 @@ class _Visit(asyncio.Protocol):
         where: str,
         parked_timeout: float,
         answer_timeout: float,
+        stay: float | None,
         on_parked: Callable[[], None] | None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -95,6 +117,8 @@ class _Visit(asyncio.Protocol):
         self._where = where
         self._parked_timeout = parked_timeout
         self._answer_timeout = answer_timeout
+        self._stay = stay
+        self._stay_timer: asyncio.TimerHandle | None = None
         self._on_parked = on_parked
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -136,9 +160,14 @@ class _Visit(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._stay_timer is not None:
+            self._stay_timer.cancel()
+            self._stay_timer = None
 
     def _parked(self) -> None:
         self._wait(self._parked_timeout)
+        if self._stay is not None and self._stay_timer is None:
+            self._stay_timer = self._loop.call_later(self._stay, self._stay_over)
         if self._on_parked is not None:
             on_parked, self._on_parked = self._on_parked, None
             on_parked()
@@ -157,13 +186,17 @@ class _Visit(asyncio.Protocol):
             protocol.data_received(early)
 
     def _wait(self, seconds: float) -> None:
-        self.forget()
+        if self._timer is not None:
+            self._timer.cancel()
         self._timer = self._loop.call_later(seconds, self._silent, seconds)
 
     def _silent(self, seconds: float) -> None:
         self._fail(UnavailableError(f"the beacon has been silent for {seconds:g} s", on=self._where))
         assert self._transport is not None
         self._transport.abort()
+
+    def _stay_over(self) -> None:
+        self._fail(StayOverError("parked long enough at one beacon of a fleet", on=self._where))
 
     def _fail(self, error: CloudtaserError) -> None:
         self.forget()

@@ -17,7 +17,7 @@ from cloudtaser.errors import CloudtaserError
 from cloudtaser.net.dial import Address, Backoff
 from cloudtaser.net.log import get_logger
 from cloudtaser.net.proxy import DIRECT, Proxies
-from cloudtaser.net.rendezvous import BeaconRefusedError, meet
+from cloudtaser.net.rendezvous import BeaconRefusedError, StayOverError, meet
 from cloudtaser.operator.enrolment import Reporter
 from cloudtaser.wire.rendezvous import Role
 
@@ -78,6 +78,9 @@ class Beacons:
                     address, Role.BROKER, room, self._context, protocol, proxies=self._proxies
                 )
                 return Match(address, transport, protocol)
+            except StayOverError:
+                backoff.reset()
+                continue
             except CloudtaserError as error:
                 self.failures += 1
                 if loop.time() - started > SETTLED:

@@ -128,6 +128,34 @@ def test_a_squatter_holds_no_more_than_the_limit_and_the_room_recovers() -> None
     assert len(parking.begin(5.0)) == 1
 
 
+def test_a_party_that_came_anew_is_replaced_at_once_and_has_been_alone_all_the_while() -> None:
+    parking = Parking(1, spares=1, jitter=lambda low, high: high)
+    (party,) = parking.begin(0.0)
+    parking.took_in(party, 0.0)
+    parking.came_anew(party)
+    (successor,) = parking.begin(40.0)
+    assert parking.lonely_since(59.0) is None
+    parking.took_in(successor, 40.1)
+    assert parking.lonely_since(59.0) is None
+    assert parking.lonely_since(61.0) == 0.0
+    parking.matched(successor, 62.0)
+    (third,) = parking.begin(62.0)
+    parking.took_in(third, 62.0)
+    assert parking.lonely_since(100.0) is None
+
+
+def test_a_party_that_comes_anew_and_finds_no_beacon_starts_to_wait_anew() -> None:
+    parking = Parking(1, spares=1, jitter=lambda low, high: 0.0)
+    (party,) = parking.begin(0.0)
+    parking.took_in(party, 0.0)
+    parking.came_anew(party)
+    (successor,) = parking.begin(40.0)
+    parking.failed(successor, 41.0)
+    (third,) = parking.begin(42.0)
+    parking.took_in(third, 42.0)
+    assert parking.lonely_since(61.0) is None
+
+
 def test_done_is_counted_once() -> None:
     parking = Parking(1)
     party, _ = parking.begin(0.0)

@@ -14,7 +14,7 @@ from cloudtaser.net import tls
 from cloudtaser.net.dial import Address
 from cloudtaser.net.ends import NOWHERE
 from cloudtaser.net.layers import TlsLayer
-from cloudtaser.net.rendezvous import BeaconRefusedError, meet
+from cloudtaser.net.rendezvous import BeaconRefusedError, StayOverError, meet
 from cloudtaser.wire.rendezvous import HELLO_SIZE, MATCHED, PARKED, Hello, Refusal, Role, encode_refusal
 from tests.unit.net import parties
 from tests.unit.net.wires import Recorder
@@ -172,6 +172,48 @@ async def test_a_beacon_that_keeps_speaking_is_waited_for() -> None:
         )
         assert parked == [None]
         end.transport.close()
+
+
+async def test_at_a_fleet_a_party_comes_anew_and_elsewhere_it_stays() -> None:
+    async with beacon(pairing()) as (address, visits):
+        fleet = Address("localhost", address.port, wildcard=True)
+        loop = asyncio.get_running_loop()
+        parked: list[float] = []
+        with pytest.raises(StayOverError):
+            await meet(
+                fleet,
+                Role.BRIDGE,
+                ROOM,
+                CLIENT,
+                Recorder(),
+                stay=0.2,
+                on_parked=lambda: parked.append(loop.time()),
+            )
+        assert loop.time() - parked[0] >= 0.1
+        async with asyncio.timeout(5):
+            await visits[0].lost.wait()
+        stays = asyncio.ensure_future(meet(address, Role.BRIDGE, ROOM, CLIENT, Recorder(), stay=0.01))
+        done, _ = await asyncio.wait([stays], timeout=0.1)
+        assert not done
+        stays.cancel()
+
+
+async def test_a_match_ends_the_stay() -> None:
+    async with beacon(pairing()) as (address, _):
+        fleet = Address("localhost", address.port, wildcard=True)
+        a, b = Recorder(), Recorder()
+        parked = asyncio.Event()
+        first = asyncio.ensure_future(
+            meet(fleet, Role.BRIDGE, ROOM, CLIENT, a, stay=0.1, on_parked=parked.set)
+        )
+        await parked.wait()
+        await meet(address, Role.BROKER, ROOM, CLIENT, b)
+        await first
+        await asyncio.wait([a.lost], timeout=0.2)
+        b.transport.write(b"still here")
+        assert await a.received(10) == b"still here"
+        a.transport.close()
+        b.transport.close()
 
 
 async def test_a_beacon_that_never_answers_the_hello_is_given_up() -> None:
