@@ -2,8 +2,9 @@
 
 Used by `tunnels`, one for each tunnel at most. Each side may say `{"type":"version","version":…}` first; a
 broker may ask `{"type":"health"}`, which is answered in kind, hint with `{"type":"keys"}` that its cluster's
-signing keys changed, and say with `{"type":"parked"}` that it waits for a further bridge. Unknown types are
-ignored, so that either side may be newer. Lines are short and few: whoever sends more is cut off.
+signing keys changed, and say with `{"type":"parked"}` that it waits for a further bridge; the bridge says
+`{"type":"renew"}` when the broker's certificate is to be replaced before its time. Unknown types are ignored,
+so that either side may be newer. Lines are short and few: whoever sends more is cut off.
 """
 
 from __future__ import annotations
@@ -42,7 +43,13 @@ class Control(asyncio.Protocol):
         self.parked_at = float("-inf")
         """When the broker last said that it is parked; the loop's clock."""
         self._full = False
+        self._owes_renewal = False
         self.closed = False
+
+    def renew(self) -> None:
+        """Tell the broker to have its certificate renewed now; if it does not read, once it does."""
+        self._owes_renewal = self._full
+        self._say({"type": "renew"})
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -67,6 +74,8 @@ class Control(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._full = False
+        if self._owes_renewal:
+            self.renew()
 
     def _count(self) -> None:
         now = self._loop.time()

@@ -1,7 +1,8 @@
 """The tunnels of one cluster: who is at the other end, which streams are taken, when they must close.
 
 Used by `station`. The bridge is the TLS client and checks the broker's certificate before anything else
-happens: role, cluster, serial. What a stream carries is somebody else's: `session` for pods and operator,
+happens: role, cluster, serial. During a rotation there are tunnels under two CAs; each was met in the room of
+its CA and trusts that one alone. What a stream carries is somebody else's: `session` for pods and operator,
 `reception` for a renewal, `control`.
 """
 
@@ -9,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from cloudtaser.bridge.authorities import Authority
 from cloudtaser.bridge.background import Background
 from cloudtaser.bridge.cluster import Cluster
 from cloudtaser.bridge.control import Control
@@ -31,13 +33,15 @@ STREAMS_LIMIT: Final = 8192
 """Pods' connections of one cluster: memory is shared with all others."""
 RENEWALS_LIMIT: Final = 4
 """Renewals of one tunnel at a time."""
+HINT_EVERY: Final = 60.0
+"""Seconds between two hints to one broker that it should renew."""
 ESTABLISH_TIMEOUT: Final = 5.0
 """Seconds for the broker's first bytes, which say that it took our certificate."""
 
 _log = get_logger("bridge.tunnels")
 
 Serve = Callable[[Opening], asyncio.Protocol | None]
-Renewal = Callable[[str], ComingBack]
+Renewal = Callable[[str, Authority], ComingBack]
 
 
 @dataclass(slots=True, eq=False)
@@ -46,10 +50,14 @@ class Link:
 
     tunnel: Tunnel
     since: float
+    authority: Authority
     broker: str = ""
     serials: set[int] = field(default_factory=set)
     """Of the certificate it was opened with, and of those renewed inside it."""
     renewals: int = 0
+    renewed: bool = False
+    """A certificate was renewed inside it since `Tunnels.hint_renewals` last began to ask for that."""
+    hinted_at: float = float("-inf")
     control: Control | None = None
 
 
@@ -59,7 +67,7 @@ class Tunnels:
     def __init__(
         self,
         cluster: Cluster,
-        context: Callable[[], ssl.SSLContext],
+        context: Callable[[Authority], ssl.SSLContext],
         *,
         serve: Serve,
         renewal: Renewal,
@@ -67,7 +75,7 @@ class Tunnels:
         on_change: Callable[[], None],
         on_failed: Callable[[str, CloudtaserError], None],
     ) -> None:
-        """`context` gives the current TLS context; `serve` the protocol for a pod's or the operator's stream
+        """`context` gives a CA's TLS context as it is now (UnavailableError: retired); `serve` the protocol for a pod's or the operator's stream
         (None: refused); `on_change` hears that a tunnel came or went; `on_failed` that a stream failed."""
         self._cluster = cluster
         self._context = context
@@ -79,6 +87,7 @@ class Tunnels:
         self._links: set[Link] = set()
         self._background = Background("bridge.tunnels")
         self._draining = False
+        self._retiring: dict[Link, asyncio.TimerHandle] = {}
 
     def __len__(self) -> int:
         return len(self._links)
@@ -98,9 +107,41 @@ class Tunnels:
         usable = [link.tunnel for link in self._links if not link.tunnel.draining]
         return min(usable, key=lambda tunnel: tunnel.active, default=None)
 
-    def invite(self) -> TunnelGuest:
-        """Called at a match in the operational room."""
-        return TunnelGuest(self)
+    def invite(self, authority: Authority) -> TunnelGuest:
+        """Called at a match in the operational room of that CA."""
+        return TunnelGuest(self, authority)
+
+    def count(self, authority: Authority) -> int:
+        """Tunnels under that CA."""
+        return sum(link.authority.der == authority.der for link in self._links)
+
+    def retire(self, served: Sequence[Authority], seconds: float) -> None:
+        """Say go-away in every tunnel under a CA that is not `served` any more, and close it when its last
+        stream has ended, or after `seconds`."""
+        keep = {authority.der for authority in served}
+        for link in self._links - self._retiring.keys():
+            if link.authority.der not in keep:
+                _log.info("tunnel retired: its CA was replaced", cluster=self._cluster.fp8, broker=link.broker)
+                self._retiring[link] = asyncio.get_running_loop().call_later(
+                    seconds, link.tunnel.abort, UnavailableError("the tunnel CA was replaced")
+                )
+                link.tunnel.go_away()
+
+    def hint_renewals(self, current: Authority, outdated: frozenset[int], *, anew: bool = False) -> None:
+        """Ask every broker to renew whose tunnel is under another CA than the current one, or whose newest
+        certificate is among the `outdated` serials; again after a while, until it has. `anew`: a rotation has
+        just begun, so what was renewed before does not count."""
+        now = asyncio.get_running_loop().time()
+        for link in self._links:
+            if anew:
+                link.renewed, link.hinted_at = False, float("-inf")
+            behind = link.authority.der != current.der or bool(link.serials & outdated)
+            control = link.control
+            if not behind or link.renewed or link.tunnel.draining or control is None or control.closed:
+                continue
+            if now - link.hinted_at >= HINT_EVERY:
+                link.hinted_at = now
+                control.renew()
 
     def close_revoked(self) -> None:
         """Close every tunnel that a revoked certificate opened or was renewed in."""
@@ -135,7 +176,7 @@ class Tunnels:
     def layer(self, link: Link) -> TlsLayer:
         """TLS for a new tunnel: whoever is no broker of this cluster does not get past it."""
         return TlsLayer(
-            self._context(), link.tunnel, server_side=False, verify=lambda tls: self._verify(link, tls)
+            self._context(link.authority), link.tunnel, server_side=False, verify=lambda tls: self._verify(link, tls)
         )
 
     def accept(self, link: Link, opening: Opening) -> asyncio.Protocol | None:
@@ -144,12 +185,13 @@ class Tunnels:
             case Kind.POD | Kind.OPERATOR if self.streams <= STREAMS_LIMIT:  # this one counts already
                 return self._serve(opening)
             case Kind.RENEW if link.renewals < RENEWALS_LIMIT:
-                guest = self._renewal(link.broker)
+                guest = self._renewal(link.broker, link.authority)
                 link.renewals += 1
                 self._background.start(self._renew(link, guest))
                 return guest.protocol
             case Kind.CONTROL if link.control is None or link.control.closed:
                 link.control = self._control()
+                link.hinted_at = float("-inf")
                 return link.control
             case _:
                 return None
@@ -158,6 +200,9 @@ class Tunnels:
         """The broker has taken our certificate: the tunnel counts."""
         if self._draining:
             raise UnavailableError("the bridge is stopping")
+        if self._cluster.registered.suspended:
+            raise UnavailableError("the cluster is suspended")
+        self._context(link.authority)  # a CA may have been retired since the match
         if link.serials & self._cluster.revoked:
             raise ProtocolError("the broker's certificate is revoked")
         self._links.add(link)
@@ -179,6 +224,9 @@ class Tunnels:
 
     def _left(self, link: Link) -> None:
         self._links.discard(link)
+        timer = self._retiring.pop(link, None)
+        if timer is not None:
+            timer.cancel()
         error = link.tunnel.error
         _log.info(
             "tunnel down",
@@ -198,15 +246,16 @@ class Tunnels:
             link.renewals -= 1
             if guest.granted is not None:
                 link.serials.add(guest.granted.serial)
+                link.renewed = True
 
 
 class TunnelGuest:
     """Whoever was met in the operational room: a broker once its certificate is checked."""
 
-    def __init__(self, tunnels: Tunnels) -> None:
+    def __init__(self, tunnels: Tunnels, authority: Authority) -> None:
         self._tunnels = tunnels
         loop = asyncio.get_running_loop()
-        self._link = Link(Tunnel(True, self._accept), loop.time())
+        self._link = Link(Tunnel(True, self._accept), loop.time(), authority)
         self._layer = tunnels.layer(self._link)
 
     @property
