@@ -27,11 +27,13 @@ def main() -> int:
         print(f"{PROGRAM}: {error.diagnostic()}", file=sys.stderr)
         return error.exit_code
 
+    from cloudtaser.bridge.podcas import ignore_names_that_are_none
     from cloudtaser.bridge.service import Bridge
     from cloudtaser.net.log import configure
     from cloudtaser.net.serve import run
 
     configure(parsed.log_level, PROGRAM)
+    ignore_names_that_are_none()
     return run(lambda stop: Bridge(parsed).run(stop))
 
 

@@ -1,4 +1,4 @@
-"""Authorities: the CAs under which one registration is served, and whether a changed record goes on with them.
+"""Authorities: the CAs under which one registration is served, and whether a changed record keeps them.
 
 Pure. Read from the record by `station` for `identity` and `tunnels`, and by `registry`, which must tell a
 rotation from another cluster under the same fingerprint. During a rotation there are two tunnel CAs and two

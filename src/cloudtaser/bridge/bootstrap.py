@@ -260,6 +260,8 @@ class Responder:
             cert=signed.certificate_pem,
             info_hash=registered.info_hash,
             space=registered.space,
+            endorsement=registered.endorsement,
+            former_pod_cas="".join(f"{former.pem.strip()}\n" for former in registered.former_pod_cas),
         )
         return Granted(answer, broker, signed.serial, first)
 

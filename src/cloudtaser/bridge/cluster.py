@@ -2,7 +2,8 @@
 
 Made and kept right by `registry` from the records in OpenBao; `identity` sets the TLS contexts, `keys` the
 key set. The data plane (`session`, `login`, `gate`) reads it for every request and changes only
-`namespace_id`. It holds values, never decides: what a record means is settled where it is read.
+`namespace_id` and what is counted. It holds values, never decides: what a record means is settled where it is
+read.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from cloudtaser.bridge.podcas import PodCas
+from cloudtaser.bridge.reads import ReadLog
 
 if TYPE_CHECKING:
     from cloudtaser.bridge.tokens import KeySet
@@ -29,8 +33,13 @@ class Cluster:
     revoked: frozenset[int] = field(default_factory=frozenset)
     """Serial numbers of certificates that no longer open a tunnel."""
     pod_context: ssl.SSLContext | None = None
-    """What ends the pods' TLS; None until the first certificate is signed. Replaced at renewal: read it per
-    connection."""
+    """What the pods' TLS begins with; None until the first certificate is signed. Read it per connection."""
+    pod_ca: str = ""
+    """The pod CA (PEM) that pods should pin from their next connection on."""
+    pod_cas: PodCas = field(default_factory=PodCas)
+    """The pod CAs that are served, and who pins which."""
+    reads: ReadLog = field(default_factory=ReadLog)
+    """The paths that pods were let read."""
     namespace_id: str | None = None
     """Suffix of this space's tokens (after the last dot), once learnt."""
 

@@ -17,7 +17,7 @@ from typing import Final
 from urllib.parse import quote_from_bytes
 
 from cloudtaser.openbao.layout import POD_TOKEN_ROLE
-from cloudtaser.wire.names import REVIEWER_PATH
+from cloudtaser.wire.names import POD_CA_PATH, REVIEWER_PATH
 
 CORRELATION_HEADER: Final = b"x-correlation-id"
 MAX_TARGET: Final = 4096
@@ -38,6 +38,8 @@ class Kind(enum.Enum):
     SEAL_STATUS = enum.auto()
     REVIEWER = enum.auto()
     """The operator hands over the reviewer's token."""
+    POD_CA = enum.auto()
+    """A pod asks which pod CA to pin from its next connection on: the bridge's own answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ class _No(Exception):
         self.status, self.message, self.reason = status, message, reason
 
 
-_TOKENLESS: Final = frozenset({Kind.LOGIN, Kind.HEALTH, Kind.SEAL_STATUS})
+_TOKENLESS: Final = frozenset({Kind.LOGIN, Kind.HEALTH, Kind.SEAL_STATUS, Kind.POD_CA})
 _REWRITTEN: Final = frozenset({Kind.LOGIN, Kind.INSPECT})
 _METHODS: Final = frozenset({b"GET", b"LIST", b"SCAN", b"PUT", b"POST", b"PATCH", b"DELETE"})
 _WRITES: Final = frozenset({b"PUT", b"POST"})
@@ -104,7 +106,7 @@ _FORBIDDEN_DECODED: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\\%;?#\u2028\u2029]"
 _PATH_SAFE: Final = "/~@:!$&'()*+,="
 
 # first segments that belong to OpenBao itself or to cloudtaser; everything below them is decided by _LISTED
-_RESERVED: Final = frozenset({"auth", "sys", "identity", "cubbyhole", "pki-tunnel", "pki-pod"})
+RESERVED: Final = frozenset({"auth", "sys", "identity", "cubbyhole", "pki-tunnel", "pki-pod"})
 
 _LISTED: Final = {
     "auth/token/lookup-self": (_READ, Kind.FORWARD),
@@ -123,6 +125,7 @@ _LISTED: Final = {
 }
 _MOUNT_INFO: Final = "sys/internal/ui/mounts/"
 _REVIEWER: Final = REVIEWER_PATH.removeprefix("/v1/")
+_POD_CA: Final = POD_CA_PATH.removeprefix("/v1/")
 
 _TOKEN: Final = re.compile(r"(?:s|b|r|hvs|hvb|hvr)\.[A-Za-z0-9_-]{1,4096}(?:\.([A-Za-z0-9]{1,32}))?")
 _JWT: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
@@ -283,6 +286,8 @@ def _route(method: bytes, path: str, queries: dict[str, str], pin: Pin) -> Kind:
     if first == "cloudtaser":
         if pin.operator and path == _REVIEWER and method == b"PUT":
             return Kind.REVIEWER
+        if path == _POD_CA:
+            return _only(method, _READ, queries, path, Kind.POD_CA)
         raise _No(404, f"no such call of the bridge: {shown(path)}", "not_listed")
     if first == "shared":
         raise _No(
@@ -291,7 +296,7 @@ def _route(method: bytes, path: str, queries: dict[str, str], pin: Pin) -> Kind:
             " copy the secret to the space of this cluster",
             "shared",
         )
-    if first not in _RESERVED:
+    if first not in RESERVED:
         return Kind.FORWARD
     if first == "auth" and rest.endswith("/login") and rest[:-6] in pin.login_mounts:
         return _only(method, _WRITES, queries, path, Kind.LOGIN)

@@ -142,8 +142,8 @@ class Certificates:
             one.rotated_at = rotated_at
         if failures and not self._serves(now):
             raise failures[0]
-        for error in failures:
-            self._on_failed(error)
+        for failure in failures:
+            self._on_failed(failure)
         return changed
 
     def tunnel_context(self, authority: Authority) -> ssl.SSLContext:
@@ -189,7 +189,7 @@ class Certificates:
             raise UnavailableError(
                 "OpenBao signs with another CA than the registration names",
                 on=standing.role.mount(self._space),
-                fix="if this lasts, run `cloudtaser-cli source rotate --ca` again: it completes what was cut off",
+                fix="if this lasts, run `cloudtaser-cli source rotate --ca` again: it completes itself",
             )
         return Leaf(issued.certificate_pem, issued.chain_pem, key, float(issued.not_after))
 

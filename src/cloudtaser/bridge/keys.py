@@ -2,7 +2,8 @@
 
 Used by `station`, one for each cluster. The way there is an `apiserver` stream of a tunnel with TLS inside,
 checked against the CA recorded at first initialisation: whoever carries the bytes can change nothing. A set
-without a recorded key is put aside until a person accepts it (spec/wire.md, "Keys of the cluster").
+without a recorded key is put aside, in the record too, until a person accepts it (spec/wire.md, "Keys of the
+cluster"). While the cluster is suspended nothing is given to OpenBao, which was told to take no login.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class KeyKeeper:
         on_failed: Callable[[str, CloudtaserError], None],
     ) -> None:
         """`pick` gives a tunnel to read through; `now` is the wall clock; `on_change` is told of an event to
-        audit (`keys_changed`, `keys_pending`)."""
+        audit (`keys_changed`, `keys_pending`, `keys_accepted`)."""
         self._loop = asyncio.get_running_loop()
         self._cluster = cluster
         self._client = client
@@ -73,6 +74,7 @@ class KeyKeeper:
         self._background = Background("bridge.keys")
         self._reading: asyncio.Task[None] | None = None
         self._recorded: Jwks | None = None
+        self._noted: Keys | None = None  # the record, as far as this bridge knows
         self._version = 0
         self._installed: Jwks | None = None
         self._token: Secret | None = None
@@ -90,13 +92,28 @@ class KeyKeeper:
         """What the records say; another bridge may have written them."""
         if version < self._version:
             return  # read before our own last write
-        self._version = version
+        news = version != self._version or self._noted is None
+        self._version, self._noted = version, keys
         recorded = keys.jwks if keys is not None else initialized.keys
         if recorded != self._recorded:
+            accepted = self.pending is not None and keyset.same(self.pending, recorded)
             self._use(recorded)
+            if accepted:
+                self._on_change("keys_accepted")
+        if keys is not None and news:
+            if keys.pending is None:
+                self.pending = None
+            else:
+                self._put_aside(keys.pending)
+
+    def suspend(self) -> None:
+        """OpenBao was told to take no login: what it was given before counts no more."""
+        self._installed = None
 
     async def attend(self) -> None:
         """Called with every poll: give OpenBao what it has not got, read the keys when that is due."""
+        if self._cluster.registered.suspended:
+            return
         await self._install()
         if self._loop.time() >= self._due:
             self._start_reading()
@@ -133,6 +150,8 @@ class KeyKeeper:
         initialized, recorded = self._cluster.initialized, self._recorded
         if initialized is None or recorded is None or recorded == self._installed:
             return
+        if self._cluster.registered.suspended:
+            return
         body = {
             "jwt_validation_pubkeys": keyset.pems(recorded),
             "bound_issuer": initialized.issuer,
@@ -140,7 +159,8 @@ class KeyKeeper:
         }
         path = f"auth/{self._space.jwt}/config"
         await self._client.request("POST", path, namespace=self._space.namespace, body=body)
-        self._installed = recorded
+        if not self._cluster.registered.suspended:
+            self._installed = recorded
 
     # Reading
 
@@ -202,13 +222,12 @@ class KeyKeeper:
         assert recorded is not None
         if keyset.same(recorded, jwks):
             self.pending = None
-            if self._version == 0:
+            if self._noted is None or self._noted.pending is not None:
                 await self._record(jwks)
             return
         if not keyset.continues(recorded, jwks):
-            if self.pending is None or not keyset.same(self.pending, jwks):
-                self.pending = jwks
-                self._on_change("keys_pending")
+            self._put_aside(jwks)
+            await self._record(recorded, pending=jwks)
             raise ProtocolError(
                 "the cluster's signing keys share none with the recorded ones",
                 on=self._cluster.fp8,
@@ -219,12 +238,30 @@ class KeyKeeper:
         self._on_change("keys_changed")
         await self._install()
 
-    async def _record(self, jwks: Jwks) -> None:
-        record = Keys(jwks=jwks, read_at=instant(self._now()), bridge=self._bridge_id)
+    def _put_aside(self, jwks: Jwks) -> None:
+        """A set that counts only once a person has accepted it; audited once."""
+        known = self.pending is not None and keyset.same(self.pending, jwks)
+        self.pending = jwks
+        if not known:
+            self._on_change("keys_pending")
+
+    async def _record(self, jwks: Jwks, *, pending: Jwks | None = None) -> None:
+        noted, now = self._noted, instant(self._now())
+        waiting = noted.pending if noted is not None else None
+        if pending is not None and waiting is not None and keyset.same(waiting, pending):
+            return
+        record = Keys(
+            jwks=jwks,
+            read_at=noted.read_at if pending is not None and noted is not None else now,
+            bridge=self._bridge_id,
+            pending=pending,
+            pending_at=now if pending is not None else "",
+        )
         try:
             self._version = await self._records.write_keys(self._cluster.fingerprint, record, self._version)
         except CasConflict:
             raise UnavailableError("another bridge recorded the keys first; its record counts") from None
+        self._noted = record
 
 
 def api_server_context(cluster_ca: str) -> ssl.SSLContext:

@@ -93,7 +93,7 @@ class PodCas:
     def carry(self, uses: Mapping[str, PodCaUse]) -> None:
         """What an earlier run of this bridge had counted: it holds until its time is over."""
         for label, use in uses.items():
-            if label in self._contexts and use.pods and use.seen_at:
+            if use.pods and use.seen_at:
                 self._carried[label] = (use.pods, seconds(use.seen_at))
 
     def uses(self, now: float) -> dict[str, PodCaUse]:

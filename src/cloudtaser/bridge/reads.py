@@ -10,8 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from cloudtaser.bridge.gate import RESERVED, Allowed, Kind
 from cloudtaser.errors import CloudtaserError
 from cloudtaser.openbao.errors import CasConflict
+from cloudtaser.openbao.layout import Space
 from cloudtaser.openbao.records import PathRead, Reads, Records, instant, seconds
 
 PATHS_LIMIT: Final = 10_000
@@ -20,7 +22,21 @@ SIZE_LIMIT: Final = 640 * 1024
 COUNTS_EVERY: Final = 600.0
 """Seconds between two writes that change nothing but counts; a new path goes out with the next beat."""
 
+_KV: Final = Space("", "").secret
 _ENTRY: Final = 110  # bytes of an entry beside its path
+
+
+def hands_out(allowed: Allowed, status: int) -> bool:
+    """Whether an answer to this request carries something secret: what is read, made (a lease, a certificate)
+    or decrypted. Lists hold names alone, and so do a KV store's metadata."""
+    if allowed.kind is not Kind.FORWARD:
+        return False
+    mount, _, rest = allowed.path.partition("/")
+    if mount in RESERVED:
+        return False
+    if allowed.method == b"GET":
+        return not (mount == _KV and rest.startswith("metadata/"))
+    return allowed.method in (b"PUT", b"POST") and status == 200 and not rest.startswith("data/")
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from cloudtaser.bridge.authorities import continues
 from cloudtaser.bridge.bootstrap import initialisable_again
 from cloudtaser.errors import CloudtaserError
 from cloudtaser.net.log import get_logger
@@ -62,11 +63,11 @@ def rooms_of(snapshot: Snapshot, now: float) -> frozenset[Room]:
 
 def replaces(old: Snapshot, new: Snapshot) -> bool:
     """Whether `new` is another cluster under the same fingerprint, to which no open tunnel belongs: its
-    registration was made anew, a CA changed, or it was reset."""
+    registration was made anew, it was reset, or a CA changed that is not among the former ones now."""
     one, other = old.registered, new.registered
     if (one.created_at, one.space, one.namespace) != (other.created_at, other.space, other.namespace):
         return True
-    if (one.tunnel_ca, one.pod_ca, one.join_psk) != (other.tunnel_ca, other.pod_ca, other.join_psk):
+    if one.join_psk != other.join_psk or not continues(one, other):
         return True
     return old.initialized is not None and old.initialized != new.initialized
 
@@ -101,6 +102,8 @@ class Registry:
         self._readers = asyncio.Semaphore(READERS)
         self.polled_at = 0.0
         """Wall clock of the last poll that OpenBao answered."""
+        self.polled = asyncio.Event()
+        """Set when the first poll is over: every registration that can be read has been."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Poll until `stop`. Errors of OpenBao are reported and outlasted."""
@@ -126,6 +129,7 @@ class Registry:
             *(self._isolated(fingerprint, self._look(fingerprint)) for fingerprint in sorted(known)),
             *(self._isolated(fingerprint, self._drop(fingerprint)) for fingerprint in gone),
         )
+        self.polled.set()
 
     async def close(self) -> None:
         """Close every station."""

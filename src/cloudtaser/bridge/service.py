@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Mapping
 from typing import Any, Final
 
 from cloudtaser.bridge.audit import Audit
@@ -33,7 +34,7 @@ from cloudtaser.net.probes import Probes
 from cloudtaser.net.tls import beacon_client
 from cloudtaser.openbao.client import OpenBao
 from cloudtaser.openbao.layout import Layout
-from cloudtaser.openbao.records import BridgeRecord, Records, instant
+from cloudtaser.openbao.records import BridgeRecord, Records, Served, instant
 from cloudtaser.secret import Secret
 from cloudtaser.version import VERSION
 
@@ -72,6 +73,7 @@ class Bridge:
         self._metrics = Metrics(self.status, self._audit.counts, self._upstream)
         self._tally = Tally()
         self._stations: dict[str, Station] = {}
+        self._before: Mapping[str, Served] = {}
         self._beacons_down: set[str] = set()
         self._shared = Shared(
             client=self._client,
@@ -86,12 +88,19 @@ class Bridge:
             reachable=self._reachable,
             keys_changed=self._keys_changed,
             proxies=config.proxies,
+            retire_pods=self._services.retire,
+            changed=lambda: self._heartbeat.soon(),
+            before=lambda fingerprint: self._before.get(fingerprint),
+            drain=config.drain,
         )
         self._registry = Registry(
             self._records, self._open_station, now=time.time, interval=config.poll_interval
         )
         self._heartbeat = Heartbeat(
-            self._records, self._sign_of_life, lambda error: self._failed("heartbeat", "", "", error)
+            self._records,
+            self._sign_of_life,
+            lambda error: self._failed("heartbeat", "", "", error),
+            after=self._flush_reads,
         )
         self._background = Background("bridge")
 
@@ -116,7 +125,8 @@ class Bridge:
                     openbao=config.vault_addr,
                     proxy=str(config.proxies.proxy or "none"),
                 )
-                for work in (self._keeper.run, self._registry.run, self._heartbeat.run, self._report):
+                await self._remember()
+                for work in (self._keeper.run, self._registry.run, self._give_signs_of_life, self._report):
                     self._background.start(work(stop))
                 await stop.wait()
                 await self._drain()
@@ -178,6 +188,7 @@ class Bridge:
                 await asyncio.gather(*(station.drain() for station in stations))
         except TimeoutError:
             _log.warning("the drain is over; streams are cut", streams=self._streams())
+        await asyncio.gather(*(station.flush_reads(whole=True) for station in stations))
 
     def _streams(self) -> int:
         return sum(station.tunnels.streams for station in self._stations.values())
@@ -207,6 +218,7 @@ class Bridge:
     def _keys_changed(self, cluster: Cluster, event: str) -> None:
         refused = event == "keys_pending"
         _log.warning("the cluster's signing keys changed", cluster=cluster.fp8, accepted=not refused)
+        self._heartbeat.soon()
         self._audit.write(
             now=time.time(),
             cluster=cluster.fingerprint,
@@ -264,7 +276,27 @@ class Bridge:
             started_at=instant(self._started),
             clusters=len(self._stations),
             tunnels=sum(len(station.tunnels) for station in self._stations.values()),
+            served={fingerprint: station.served() for fingerprint, station in self._stations.items()},
         )
+
+    async def _remember(self) -> None:
+        """What an earlier run reported a moment ago: a pod that it counted is there although this one has not
+        seen it yet."""
+        try:
+            record = await self._records.bridge(self._config.bridge_id)
+        except CloudtaserError as error:
+            self._failed("heartbeat", "", "", error)
+        else:
+            self._before = record.served if record is not None else {}
+
+    async def _give_signs_of_life(self, stop: asyncio.Event) -> None:
+        """From the first poll on: a record without its clusters would say that they are not served."""
+        await self._registry.polled.wait()
+        await self._heartbeat.run(stop)
+
+    async def _flush_reads(self) -> None:
+        for station in list(self._stations.values()):
+            await station.flush_reads()
 
 
 def _mention(line: Line) -> None:

@@ -21,6 +21,7 @@ from cloudtaser.bridge.gate import Pin
 from cloudtaser.bridge.health import HealthWatch
 from cloudtaser.bridge.holders import Holders
 from cloudtaser.bridge.limits import Limits
+from cloudtaser.bridge.tokens import PodIdentity
 from cloudtaser.bridge.turn import Turn
 from cloudtaser.bridge.upstream import Upstream
 from cloudtaser.errors import UnavailableError
@@ -76,6 +77,18 @@ class Services:
         for session in list(self.sessions):
             session.wind_up()
 
+    def retire(self, cluster: Cluster, served: frozenset[str]) -> list[Session]:
+        """Wind up every session of pods of `cluster` that pin a CA which is not `served` any more; those that
+        are left."""
+        outdated = [
+            session
+            for session in self.sessions
+            if session.cluster is cluster and session.pod_ca and session.pod_ca not in served
+        ]
+        for session in outdated:
+            session.wind_up()
+        return [session for session in outdated if session in self.sessions]
+
 
 def pod_protocol(cluster: Cluster, opening: Opening, services: Services) -> asyncio.Protocol:
     """What ends the TLS of one `pod` or `operator` stream. UnavailableError while there is no certificate."""
@@ -107,6 +120,9 @@ class Session(asyncio.Protocol):
         self._full = False
         self._ended = False
         self._closing = False
+        self._winding_up = False
+        self._pod_ca = ""
+        self._pod = opening.peer.rpartition(":")[0] or opening.peer
         self._pin: Pin | None = None
         self._pin_of: tuple[object, str | None] = (None, None)
 
@@ -127,6 +143,26 @@ class Session(asyncio.Protocol):
             self._pin_of = known
         return self._pin
 
+    @property
+    def leaving(self) -> bool:
+        """The next answer is the last: the bridge stops, this pod's CA is retired, or the tunnel drains; what
+        the pod asks then it asks on another stream, which no answer is cut off for."""
+        if self._winding_up or self.services.draining:
+            return True
+        return self._transport is not None and bool(self._transport.get_extra_info("draining", False))
+
+    def heard(self, identity: PodIdentity | None) -> None:
+        """The pod asks something; `identity` is who it is, if that is known."""
+        known = identity.pod_uid if identity is not None else ""
+        if self._pod_ca and not self._operator:
+            formerly, self._pod = self._pod, known or self._pod
+            self.cluster.pod_cas.heard(self._pod_ca, self._pod, self.services.now(), formerly=formerly)
+
+    @property
+    def pod_ca(self) -> str:
+        """Label of the pod CA under which the stream's TLS stands; empty without any."""
+        return self._pod_ca
+
     def correlation(self) -> str:
         """An id for a request that brought none."""
         self._count += 1
@@ -145,13 +181,14 @@ class Session(asyncio.Protocol):
         """The turn is answered and has read its body."""
         self._turn = None
         self._deadline = self.loop.time() + self.services.times.idle
-        if close or self.services.draining:
+        if close or self._winding_up or self.services.draining:
             self._close()
         else:
             self._pump()
 
     def wind_up(self) -> None:
-        """The bridge is stopping: close, unless a request is under way or half here."""
+        """Close, as soon as no request is under way or half here."""
+        self._winding_up = True
         if self._turn is None and not self._queue and self._parser.idle:
             self._close()
 
@@ -166,6 +203,7 @@ class Session(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The pod's TLS is up."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one without deriving from it
+        self._pod_ca = self.cluster.pod_cas.label_of(transport.get_extra_info("ssl_object"))
         self._deadline = self.loop.time() + self.services.times.idle
         self._timer = self.loop.call_at(self._deadline, self._tick)
         self.services.sessions.add(self)

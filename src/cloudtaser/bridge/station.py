@@ -2,20 +2,20 @@
 
 Made and visited by `registry`, once for each registration; `service` gives it what all stations share. It
 decides nothing about protocols: `parking`, `bootstrap`, `tunnels` and `keys` do. There is no task of its own
-while nothing happens: the registry's poll is its clock.
+while nothing happens: the registry's poll is its clock. What a rotation adds, two of each CA, is spelled in
+`authorities`; here every room, tunnel and certificate belongs to one of them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
-
+from cloudtaser.bridge.authorities import Authorities, Authority, authorities_of
 from cloudtaser.bridge.background import Background
 from cloudtaser.bridge.bootstrap import Responder, Signed
 from cloudtaser.bridge.cluster import Cluster
@@ -23,10 +23,13 @@ from cloudtaser.bridge.control import Control
 from cloudtaser.bridge.csr import CertificateRequest
 from cloudtaser.bridge.identity import Certificates
 from cloudtaser.bridge.keys import KeyKeeper
-from cloudtaser.bridge.parker import Guest, Parker
+from cloudtaser.bridge.parker import Parker
 from cloudtaser.bridge.parking import LONELY_AFTER
+from cloudtaser.bridge.reads import ReadKeeper
 from cloudtaser.bridge.reception import ComingBack, FirstTime
 from cloudtaser.bridge.registry import Room, Snapshot
+from cloudtaser.bridge.rooms import Invite, Place, Rooms, places
+from cloudtaser.bridge.session import Session
 from cloudtaser.bridge.tokens import KeySet
 from cloudtaser.bridge.tunnels import Tunnels
 from cloudtaser.errors import CloudtaserError, ProtocolError, UnavailableError
@@ -37,14 +40,18 @@ from cloudtaser.openbao import pki
 from cloudtaser.openbao.client import OpenBao
 from cloudtaser.openbao.layout import Space
 from cloudtaser.openbao.pki import PkiRole
-from cloudtaser.openbao.records import Initialized, Records
+from cloudtaser.openbao.records import Initialized, Records, Registered, Revoked, Served, instant, seconds
 from cloudtaser.secret import Secret
-from cloudtaser.wire.hashes import init_room, operational_room, return_room
+from cloudtaser.wire.hashes import operational_room, return_room
 from cloudtaser.wire.names import broker_uri
 from cloudtaser.wire.opening import Opening
 
 SETTLING: Final = 30.0
 """Seconds in which a poll that was under way may not yet show an initialisation that happened here."""
+SOON: Final = 3600.0
+"""Seconds ahead for which a revocation is timed; what is later is left to later polls."""
+POD_CA_AFTER: Final = 20.0
+"""Seconds after a rotation from which pods are handed the next CA: by then every bridge serves it."""
 
 _log = get_logger("bridge.station")
 
@@ -69,8 +76,16 @@ class Shared:
     """A beacon took one of us in."""
     keys_changed: Callable[[Cluster, str], None]
     """An event to audit."""
+    retire_pods: Callable[[Cluster, frozenset[str]], list[Session]]
+    """Winds up the sessions of pods that pin another CA than these; those that need more time."""
+    changed: Callable[[], None]
+    """Something that `source status` shows."""
     proxies: Proxies = DIRECT
     """How beacons are reached."""
+    before: Callable[[str], Served | None] = lambda _: None
+    """How an earlier run of this bridge, a moment ago, served that cluster."""
+    drain: float = 30.0
+    """Seconds that streams under a retired CA get to end."""
 
 
 class Station:
@@ -82,20 +97,24 @@ class Station:
         self._shared = shared
         self._on_close = on_close
         self._space = Space.recorded(registered.space, registered.namespace)
-        self._rooms = _rooms(fingerprint, registered.tunnel_ca)
+        self._authorities = authorities_of(registered)
         self.cluster = Cluster(fingerprint, registered, snapshot.grants, KeySet())
         self._certificates = Certificates(
             shared.client,
             self._space,
             fingerprint,
             shared.bridge_id,
-            registered.tunnel_ca,
             shared.certificate_ttl,
+            on_failed=lambda error: self._failed("certificates", error),
         )
-        self._parkers: dict[Room, Parker] = {}
-        self._left: list[Parker] = []
+        self._certificates.follow(self._authorities)
+        self._reads = ReadKeeper(shared.records, fingerprint, shared.bridge_id, self.cluster.reads)
+        self._rooms = Rooms(self._parker)
         self._background = Background("bridge.station")
         self._initialized_here = float("-inf")
+        self._served_since: dict[str, float] = {}  # pod CAs by label; the wall clock
+        self._generation = _generation(registered)
+        self._revoking: asyncio.TimerHandle | None = None
         self._draining = False
         self._keys = KeyKeeper(
             self.cluster,
@@ -119,13 +138,16 @@ class Station:
         )
         self.tunnels = Tunnels(
             self.cluster,
-            self._tunnel_context,
+            self._certificates.tunnel_context,
             serve=self._serve,
-            renewal=self._coming_back,
+            renewal=lambda broker, authority: self._coming_back(authority, broker),
             control=lambda: Control(shared.bridge_id, self._health, self._keys.hint),
             on_change=lambda: None,
             on_failed=self._failed,
         )
+        before = shared.before(fingerprint)
+        if before is not None:
+            self.cluster.pod_cas.carry(before.pod_cas)
 
     # Called by the registry
 
@@ -136,23 +158,32 @@ class Station:
             if self._shared.now() - self._initialized_here < SETTLING:
                 return  # this poll had read the records before they changed
             raise ProtocolError("the record of the initialisation is gone", fix="run `source reset`")
+        suspended, anew = cluster.registered.suspended, False
         if cluster.registered != snapshot.registered:  # sessions keep what they derive from it
+            self._authorities = authorities_of(snapshot.registered)
             cluster.registered = snapshot.registered
+            anew = self._generation != _generation(snapshot.registered)
+            self._generation = _generation(snapshot.registered)
+            self._shared.changed()
         cluster.grants = snapshot.grants
-        cluster.revoked = _serials(snapshot, self._shared.now())
+        self._revoke(snapshot.revoked)
         if snapshot.initialized is not None:
             cluster.initialized = snapshot.initialized
             self._keys.observe(snapshot.initialized, snapshot.keys, snapshot.keys_version)
         if not rooms:
             self._enter(rooms)
             self.tunnels.close_all("the cluster is suspended")
+            self._keys.suspend()
+            if not suspended:
+                await self.flush_reads(whole=True)
             return
-        self.tunnels.close_revoked()
+        self._retire(self._authorities)
         await self._keep_certified()
         try:
             await self._keys.attend()
         finally:
             self._enter(rooms)
+        self.tunnels.hint_renewals(self._authorities.tunnel[0], _outdated(snapshot.revoked), anew=anew)
         self._mention_loneliness()
 
     async def close(self) -> None:
@@ -160,7 +191,9 @@ class Station:
         self._on_close()
         self._draining = True
         self._enter(frozenset())
-        await asyncio.gather(*(parker.close() for parker in self._left))
+        if self._revoking is not None:
+            self._revoking.cancel()
+        await self._rooms.close()
         await self.tunnels.close()
         await self._keys.close()
         await self._background.close()
@@ -172,6 +205,13 @@ class Station:
         self._draining = True
         self._enter(frozenset())
         await self.tunnels.drain()
+
+    async def flush_reads(self, *, whole: bool = False) -> None:
+        """Write down which paths were read, if that is due; `whole`: all of it, now."""
+        try:
+            await self._reads.flush(self._shared.now(), whole=whole)
+        except CloudtaserError as error:
+            self._failed("reads", error)
 
     def take_reviewer_token(self, token: Secret) -> None:
         """The operator's credential for the API server."""
@@ -188,14 +228,28 @@ class Station:
             "fingerprint": cluster.fingerprint,
             "suspended": cluster.registered.suspended,
             "initialized": cluster.initialized is not None,
-            "parked": {room.value: parker.parked for room, parker in sorted(self._parkers.items())},
+            "parked": self._rooms.parked(self._places(self._authorities.tunnel[:1], frozenset(Room))),
             "tunnels": len(self.tunnels),
             "streams": self.tunnels.streams,
             "keys": sorted(cluster.keys.kids),
             "keys_pending": self._keys.pending is not None,
             "logins_open": self._keys.installed,
             "certificate_ends": self._certificates.not_after,
+            "rotating": len(self._authorities.tunnel) > 1 or len(self._authorities.pod) > 1,
+            "tunnel_cas": {one.id: self.tunnels.count(one) for one in self._authorities.tunnel},
+            "pod_cas": {label: use.pods for label, use in cluster.pod_cas.uses(self._shared.now()).items()},
         }
+
+    def served(self) -> Served:
+        """The same for `source status`, where a rotation is finished by what all bridges say."""
+        ends = self._certificates.not_after
+        return Served(
+            tunnels={one.id: self.tunnels.count(one) for one in self._authorities.tunnel},
+            pod_cas=self.cluster.pod_cas.uses(self._shared.now()),
+            certificate_ends=instant(ends) if ends else "",
+            keys_pending=self._keys.pending is not None,
+            suspended=self.cluster.registered.suspended,
+        )
 
     # Rooms
 
@@ -203,34 +257,39 @@ class Station:
         """Be in these rooms and no others; in none while ending, whatever a poll under way still says."""
         if self._draining:
             rooms = frozenset()
-        self._left = [parker for parker in self._left if parker.busy]
-        for room in [room for room in self._parkers if room not in rooms]:
-            parker = self._parkers.pop(room)
-            parker.leave()
-            self._left.append(parker)
-        for room in rooms - self._parkers.keys():
-            self._parkers[room] = self._parker(room)
-            self._parkers[room].start()
+        invites: dict[Place, Invite] = {}
+        for place, authority in self._places(self._certificates.tunnel, rooms).items():
+            if authority is None:
+                invites[place] = partial(self._first_time, place)
+            elif place[0] is Room.OPERATIONAL:
+                invites[place] = partial(self.tunnels.invite, authority)
+            else:
+                invites[place] = partial(self._coming_back, authority, None)
+        self._rooms.enter(invites)
 
-    def _parker(self, room: Room) -> Parker:
-        invite: dict[Room, Callable[[], Guest]] = {
-            Room.INIT: lambda: FirstTime(self.cluster.registered, self._rooms[Room.INIT], self._responder),
-            Room.RETURN: lambda: self._coming_back(None),
-            Room.OPERATIONAL: self.tunnels.invite,
-        }
+    def _places(
+        self, authorities: Iterable[Authority], rooms: frozenset[Room]
+    ) -> dict[Place, Authority | None]:
+        return places(self.cluster.fingerprint, authorities, rooms)
+
+    def _parker(self, place: Place, invite: Invite) -> Parker:
+        room, hashed = place
         return Parker(
-            self._rooms[room],
+            hashed,
             self._shared.beacons,
             self._shared.beacon_context,
-            invite[room],
+            invite,
             on_unreachable=lambda beacon, error: self._shared.failed("beacon", str(beacon), "", error),
             on_parked=self._shared.reachable,
             on_failed=lambda error: self._failed(room.value, error),
             proxies=self._shared.proxies,
         )
 
+    def _first_time(self, place: Place) -> FirstTime:
+        return FirstTime(self.cluster.registered, place[1], self._responder)
+
     def _mention_loneliness(self) -> None:
-        parker = self._parkers.get(Room.OPERATIONAL)
+        parker = self._rooms[Room.OPERATIONAL, operational_room(self._authorities.tunnel[0].der)]
         alone = parker.lonely_for() if parker is not None else None
         if alone is not None and self.tunnels.parked_within(LONELY_AFTER):
             error = UnavailableError(
@@ -239,9 +298,11 @@ class Station:
             )
             self._shared.failed("meeting", self.cluster.fp8, Room.OPERATIONAL.value, error)
 
-    def _coming_back(self, broker: str | None) -> ComingBack:
-        room = self._rooms[Room.RETURN]
-        return ComingBack(self.cluster.fingerprint, room, self._responder, self._certificates.proof, broker)
+    def _coming_back(self, authority: Authority, broker: str | None) -> ComingBack:
+        """In the room of that CA, or in a tunnel under it: the bridge proves itself under the same."""
+        prove = partial(self._certificates.proof, authority)
+        room = return_room(authority.der)
+        return ComingBack(self.cluster.fingerprint, room, self._responder, prove, broker)
 
     def _failed(self, where: str, error: CloudtaserError) -> None:
         self._shared.failed("handshake", self.cluster.fp8, where, error)
@@ -277,24 +338,47 @@ class Station:
     # Tunnels
 
     async def _keep_certified(self) -> None:
-        now = self._shared.now()
-        if now < self._certificates.due:
+        now, certificates, cluster = self._shared.now(), self._certificates, self.cluster
+        if await certificates.attend(now, cluster.registered.rotated_at):
+            _log.info("certificates signed", cluster=cluster.fp8, ends=int(certificates.not_after))
+        if not certificates.pod:
             return
-        try:
-            await self._certificates.renew(now)
-        except CloudtaserError:
-            if not self._certificates.ready or now >= self._certificates.not_after:
-                raise
-            self._certificates.due = now + SETTLING  # what there is holds for another while
-            _log.warning("certificates not renewed yet", cluster=self.cluster.fp8)
-            return
-        self.cluster.pod_context = self._certificates.pod_context
-        _log.info("certificates signed", cluster=self.cluster.fp8, ends=int(self._certificates.not_after))
+        cluster.pod_context = cluster.pod_cas.serve(certificates.pod_contexts(), certificates.pod[-1].label)
+        self._served_since = {one.label: self._served_since.get(one.label, now) for one in certificates.pod}
+        cluster.pod_ca = self._next_pod_ca(now).pem
 
-    def _tunnel_context(self) -> ssl.SSLContext:
-        context = self._certificates.tunnel_context
-        assert context is not None  # no room is entered without
-        return context
+    def _next_pod_ca(self, now: float) -> Authority:
+        """The newest that every bridge can be expected to serve."""
+        served, former = self._certificates.pod, self.cluster.registered.former_pod_cas
+        replaced = max((seconds(one.replaced_at) for one in former), default=float("-inf"))
+        begun = min(replaced, self._served_since[served[0].label])
+        return served[0] if len(served) == 1 or now >= begun + POD_CA_AFTER else served[1]
+
+    def _retire(self, authorities: Authorities) -> None:
+        """Stand under these CAs alone: leave the rooms of others, and gently their tunnels and pods."""
+        self._rooms.keep(self._places(authorities.tunnel, frozenset(Room)))
+        self._certificates.follow(authorities)
+        self.tunnels.retire(authorities.tunnel, self._shared.drain)
+        labels = frozenset(one.label for one in authorities.pod)
+        if self.cluster.pod_cas.labels - labels:
+            for session in self._shared.retire_pods(self.cluster, labels):
+                asyncio.get_running_loop().call_later(self._shared.drain, session.abort)
+
+    def _revoke(self, revoked: Revoked) -> None:
+        """Close what is revoked now, and what is to be later at its time, not with the poll after it."""
+        now = self._shared.now()
+        try:
+            self.cluster.revoked = revoked.numbers(now)
+            due = seconds(revoked.pending_from) if revoked.pending_from else now
+        except ValueError:
+            raise ProtocolError("the record of revoked serials is damaged") from None
+        self.tunnels.close_revoked()
+        if self._revoking is not None:
+            self._revoking.cancel()
+            self._revoking = None
+        if 0 < due - now < SOON:
+            loop = asyncio.get_running_loop()
+            self._revoking = loop.call_later(due - now, self._revoke, revoked)
 
     def _serve(self, opening: Opening) -> asyncio.Protocol | None:
         if self.cluster.pod_context is None or not self._keys.installed:
@@ -305,22 +389,11 @@ class Station:
         return {"keys": len(self.cluster.keys.kids), "logins_open": self._keys.installed}
 
 
-def _rooms(fingerprint: str, tunnel_ca_pem: str) -> dict[Room, bytes]:
-    try:
-        tunnel_ca = x509.load_pem_x509_certificate(tunnel_ca_pem.encode("ascii")).public_bytes(Encoding.DER)
-    except ValueError:
-        raise ProtocolError(
-            "the registration holds no readable tunnel CA", fix="run `source register` again"
-        ) from None
-    return {
-        Room.INIT: init_room(fingerprint),
-        Room.OPERATIONAL: operational_room(tunnel_ca),
-        Room.RETURN: return_room(tunnel_ca),
-    }
+def _generation(registered: Registered) -> tuple[str, str]:
+    """Changes when certificates of before are to be replaced."""
+    return registered.tunnel_ca, registered.rotated_at
 
 
-def _serials(snapshot: Snapshot, now: float) -> frozenset[int]:
-    try:
-        return snapshot.revoked.numbers(now)
-    except ValueError:
-        raise ProtocolError("the record of revoked serials is damaged") from None
+def _outdated(revoked: Revoked) -> frozenset[int]:
+    """Serials that will not count for much longer."""
+    return frozenset(int(serial.replace(":", ""), 16) for serial in revoked.pending)

@@ -75,8 +75,9 @@ class Tunnels:
         on_change: Callable[[], None],
         on_failed: Callable[[str, CloudtaserError], None],
     ) -> None:
-        """`context` gives a CA's TLS context as it is now (UnavailableError: retired); `serve` the protocol for a pod's or the operator's stream
-        (None: refused); `on_change` hears that a tunnel came or went; `on_failed` that a stream failed."""
+        """`context` gives a CA's TLS context as it is now (UnavailableError: retired); `serve` the protocol
+        for a pod's or the operator's stream (None: refused); `on_change` hears that a tunnel came or went;
+        `on_failed` that a stream failed."""
         self._cluster = cluster
         self._context = context
         self._serve = serve
@@ -121,7 +122,9 @@ class Tunnels:
         keep = {authority.der for authority in served}
         for link in self._links - self._retiring.keys():
             if link.authority.der not in keep:
-                _log.info("tunnel retired: its CA was replaced", cluster=self._cluster.fp8, broker=link.broker)
+                _log.info(
+                    "tunnel retired: its CA was replaced", cluster=self._cluster.fp8, broker=link.broker
+                )
                 self._retiring[link] = asyncio.get_running_loop().call_later(
                     seconds, link.tunnel.abort, UnavailableError("the tunnel CA was replaced")
                 )
@@ -176,7 +179,10 @@ class Tunnels:
     def layer(self, link: Link) -> TlsLayer:
         """TLS for a new tunnel: whoever is no broker of this cluster does not get past it."""
         return TlsLayer(
-            self._context(link.authority), link.tunnel, server_side=False, verify=lambda tls: self._verify(link, tls)
+            self._context(link.authority),
+            link.tunnel,
+            server_side=False,
+            verify=lambda tls: self._verify(link, tls),
         )
 
     def accept(self, link: Link, opening: Opening) -> asyncio.Protocol | None:

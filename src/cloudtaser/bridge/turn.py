@@ -21,11 +21,13 @@ from cloudtaser.bridge.gate import Allowed, Kind, Refused, judge
 from cloudtaser.bridge.holders import Holder
 from cloudtaser.bridge.identification import identify, prove, reviewer
 from cloudtaser.bridge.passage import MAX_BODY, Passage
+from cloudtaser.bridge.reads import hands_out
 from cloudtaser.bridge.refusal import RequestRefused
 from cloudtaser.bridge.reply import Reply
 from cloudtaser.bridge.tokens import PodIdentity, Reason, TokenRefused
 from cloudtaser.errors import CloudtaserError, ProtocolError, UnavailableError
 from cloudtaser.wire.http1 import CONTINUE, Body, HttpError, RequestHead, ResponseHead
+from cloudtaser.wire.strict_json import dump_object
 
 if TYPE_CHECKING:
     from cloudtaser.bridge.session import Session
@@ -71,7 +73,7 @@ class Turn:
         """Judge the head, and start."""
         head = self._head
         assert head is not None
-        self._reply.last = not head.keep_alive or self._session.services.draining
+        self._reply.last = not head.keep_alive or self._session.leaving
         verdict = judge(head.method, head.target, head.headers, self._session.pin)
         self._account.path = verdict.path
         try:
@@ -201,6 +203,7 @@ class Turn:
         self._admitted = admit(self._session, allowed)
         if self._admitted.holder is not None:
             self._account.identity = self._admitted.holder.identity
+        self._session.heard(self._account.identity)
         length = head.content_length or 0
         streams = allowed.kind is _PASSES
         if streams and allowed.method in _READS and (length or head.chunked):
@@ -235,6 +238,8 @@ class Turn:
         match allowed.kind:
             case Kind.HEALTH | Kind.SEAL_STATUS:
                 self._spawn(self._tell_health(allowed.kind))
+            case Kind.POD_CA:
+                self._tell_pod_ca()
             case Kind.LOGIN:
                 self._spawn(self._login(body))
             case Kind.REVIEWER:
@@ -275,6 +280,10 @@ class Turn:
         session.services.reviewer_token(session.cluster, token)
         self._account.verdict = "allowed"
         self._say(204, b"")
+
+    def _tell_pod_ca(self) -> None:
+        self._account.verdict = "allowed"
+        self._say(200, dump_object({"pod_ca": self._session.cluster.pod_ca}))
 
     async def _tell_health(self, kind: Kind) -> None:
         health = await self._session.services.health.read()
@@ -328,6 +337,8 @@ class Turn:
         if allowed.kind is Kind.LOGIN or status == 503 or (status == 403 and allowed.method in _READS):
             self._reply.hold(head)
             return True
+        if status < 300 and hands_out(allowed, status):
+            self._session.cluster.reads.note(allowed.path, self._session.services.now())
         if status < 300 and admitted.token_hash:
             holders = self._session.services.holders
             if allowed.path == _REVOKE_SELF:

@@ -32,7 +32,8 @@ class TunnelStream(Bounded):
     """Written bytes wait here (256 KiB and more call `pause_writing`) until window and tunnel take them.
 
     `pause_reading` stops the window's updates, so at most one window waits here unread. `write_eof` sends
-    FIN, `abort` a reset. `get_extra_info("opening")` is the stream's opening, all else is the tunnel's.
+    FIN, `abort` a reset. `get_extra_info("opening")` is the stream's opening, "draining" whether either side
+    has said go-away, all else is the tunnel's.
     """
 
     def __init__(self, tunnel: Tunnel, number: int, opening: Opening) -> None:
@@ -61,6 +62,8 @@ class TunnelStream(Bounded):
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         if name == "opening":
             return self.opening
+        if name == "draining":
+            return self._tunnel.draining
         return self._tunnel.get_extra_info(name, default)
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:

@@ -304,6 +304,10 @@ class Records:
         _, version = await self._read(path, BridgeRecord)
         await self._write(path, record, version)
 
+    async def bridge(self, bridge_id: str) -> BridgeRecord | None:
+        """One bridge's last sign of life."""
+        return (await self._read(self._layout.bridge(bridge_id), BridgeRecord))[0]
+
     async def bridges(self) -> list[BridgeRecord]:
         """Every bridge that ever gave a sign of life."""
         return [sighting.bridge for sighting in await self.sightings()]

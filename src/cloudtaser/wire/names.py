@@ -27,6 +27,7 @@ OPERATOR_SUBJECT: Final = f"system:serviceaccount:{SYSTEM_NAMESPACE}:{OPERATOR_S
 TRUST_CONFIGMAP: Final = "cloudtaser-trust"
 POD_CA_CONFIGMAP: Final = "cloudtaser-ca"
 REVIEWER_PATH: Final = "/v1/cloudtaser/reviewer"
+POD_CA_PATH: Final = "/v1/cloudtaser/pod-ca"
 
 PartyRole = Literal["bridge", "broker", "operator"]
 

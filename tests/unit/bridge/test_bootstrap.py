@@ -8,6 +8,7 @@ import dataclasses
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -17,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from cloudtaser.bridge import bootstrap, reception
+from cloudtaser.bridge.authorities import authorities_of
 from cloudtaser.bridge.bootstrap import Denied, Granted, Responder, Signed
 from cloudtaser.bridge.cluster import Cluster
 from cloudtaser.bridge.csr import CertificateRequest
@@ -121,8 +123,10 @@ class BridgeSide:
             refetch_keys=self._refetch,
         )
         self.certificates = Certificates(
-            house.client, house.space, house.cluster.fingerprint, bridge_id, house.registered.tunnel_ca, 3600
+            house.client, house.space, house.cluster.fingerprint, bridge_id, 3600
         )
+        self.authorities = authorities_of(house.registered)
+        self.certificates.follow(self.authorities)
 
     def _adopt(self, initialized: Initialized) -> None:
         self.state.initialized = initialized
@@ -143,11 +147,10 @@ class BridgeSide:
 
     async def coming_back(self, broker: str | None = None) -> ComingBack:
         if not self.certificates.ready:
-            await self.certificates.renew(time.time())
+            await self.certificates.attend(time.time())
+        prove = partial(self.certificates.proof, self.authorities.tunnel[0])
         fingerprint = self.house.cluster.fingerprint
-        return ComingBack(
-            fingerprint, return_room(der(self.house)), self.responder, self.certificates.proof, broker
-        )
+        return ComingBack(fingerprint, return_room(der(self.house)), self.responder, prove, broker)
 
 
 def der(house: House) -> bytes:

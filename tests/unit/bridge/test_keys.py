@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -150,13 +151,66 @@ async def test_a_set_without_a_recorded_key_is_put_aside_and_audited_once(house:
     await house.read()
     assert house.cluster.keys.kids == {"old"}
     assert house.keeper.pending == jwks(OTHER)
-    assert house.server.recorded is None
+    recorded = house.server.recorded
+    assert recorded is not None
+    assert (recorded.jwks, recorded.pending) == (jwks(OLD), jwks(OTHER))
+    assert recorded.pending_at
     assert len(house.server.config) == 1
     house.keeper._read_at = float("-inf")
     house.keeper.hint()
     await house.read()
     assert house.events == ["keys_pending"]
     assert "accept-keys" in house.failures[0]
+    assert house.server.version == 1, "written once, however often it is seen"
+
+
+async def test_a_set_that_another_bridge_put_aside_shows_here_too(house: House) -> None:
+    waiting = Keys(jwks(OLD), "", "b2", pending=jwks(OTHER), pending_at="2026-01-01T00:00:00Z")
+    for _ in range(2):
+        house.keeper.observe(house.initialized, waiting, 3)
+    assert house.keeper.pending == jwks(OTHER)
+    assert house.cluster.keys.kids == {"old"}
+    assert house.events == ["keys_pending"]
+
+
+async def test_what_was_put_aside_is_forgotten_when_the_cluster_shows_its_known_keys_again(
+    house: House,
+) -> None:
+    await house.keeper.attend()
+    house.server.version = 3
+    house.keeper.observe(house.initialized, Keys(jwks(OLD), "", "b2", pending=jwks(OTHER)), 3)
+    house.keeper.take_token(Secret("t"))
+    await house.read()
+    assert house.server.recorded is not None
+    assert house.server.recorded.pending is None
+    assert house.keeper.pending is None
+
+
+async def test_while_suspended_openbao_is_given_no_keys_and_on_resuming_it_is(house: House) -> None:
+    await house.keeper.attend()
+    active = house.cluster.registered
+    house.cluster.registered = replace(active, suspended=True)
+    house.keeper.suspend()
+    house.keeper.observe(house.initialized, Keys(jwks(OLD, NEW), "", "b2"), 4)
+    await house.keeper.attend()
+    assert len(house.server.config) == 1
+    assert not house.keeper.installed
+    house.cluster.registered = active
+    await house.keeper.attend()
+    assert len(house.server.config) == 2
+    assert house.keeper.installed
+
+
+async def test_keys_on_their_way_to_openbao_when_the_cluster_is_suspended_do_not_count(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def suspended_meanwhile(*_: object, **__: object) -> dict[str, Any]:
+        house.cluster.registered = replace(house.cluster.registered, suspended=True)
+        return {}
+
+    monkeypatch.setattr(house.server, "request", suspended_meanwhile)
+    await house.keeper.attend()
+    assert not house.keeper.installed
 
 
 async def test_a_person_accepts_them_through_the_record(house: House) -> None:
@@ -164,9 +218,12 @@ async def test_a_person_accepts_them_through_the_record(house: House) -> None:
     house.server.published = jwks(OTHER)
     house.keeper.take_token(Secret("t"))
     await house.read()
-    house.keeper.observe(house.initialized, Keys(jwks(OTHER), "", "admin"), 1)
+    house.keeper.observe(house.initialized, Keys(jwks(OTHER), "", "admin"), 2)
     assert house.keeper.pending is None
     assert house.cluster.keys.kids == {"other"}
+    assert house.events == ["keys_pending", "keys_accepted"]
+    await house.keeper.attend()
+    assert house.server.config[-1]["jwt_validation_pubkeys"] == keyset.pems(jwks(OTHER))
 
 
 async def test_another_bridges_reading_counts_and_an_old_one_does_not(house: House) -> None:

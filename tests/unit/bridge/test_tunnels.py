@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from cloudtaser.bridge import authorities
 from cloudtaser.bridge import control as control_module
 from cloudtaser.bridge import tunnels as tunnels_module
 from cloudtaser.bridge.bootstrap import Granted
@@ -90,13 +91,14 @@ class House:
 
     def __post_init__(self) -> None:
         self.cluster = Cluster(FINGERPRINT, REGISTERED, Grants(), KeySet())
+        self.ca = authorities.Authority.of(self.authority.pem)
         bridge = self.authority.bridge()
         context = tunnel_client(bridge.identity, [self.authority.pem.encode()])
         self.changes = 0
         self.changed, self.asked = asyncio.Event(), asyncio.Event()
         self.tunnels = Tunnels(
             self.cluster,
-            lambda: context,
+            lambda _: context,
             serve=self._serve,
             renewal=self._renewal,
             control=lambda: Control("b1", lambda: {"logins_open": True}, self._hint),
@@ -109,7 +111,7 @@ class House:
         self.asked.set()
         return Heard() if self.serves else None
 
-    def _renewal(self, broker: str) -> ComingBack:
+    def _renewal(self, broker: str, ca: authorities.Authority) -> ComingBack:
         self.renewals.append(FakeRenewal(serial=4711))
         self.asked.set()
         return cast(ComingBack, self.renewals[-1])
@@ -123,7 +125,7 @@ class House:
 
     async def broker(self, leaf: Leaf | None = None, authority: Authority | None = None) -> Broker:
         broker = Broker(leaf or self.authority.broker(), authority or self.authority)
-        guest = self.tunnels.invite()
+        guest = self.tunnels.invite(self.ca)
         await dial(guest.protocol, broker.layer)
         broker.guest = guest
         return broker
@@ -205,7 +207,7 @@ async def test_no_other_certificate_does(house: House) -> None:
 
 async def test_a_broker_that_does_not_take_our_certificate_is_no_tunnel(house: House) -> None:
     broker = Broker(house.authority.broker(), Authority("stranger"))  # it trusts somebody else
-    guest = house.tunnels.invite()
+    guest = house.tunnels.invite(house.ca)
     await dial(guest.protocol, broker.layer)
     with pytest.raises(CloudtaserError):
         await guest.receive()
