@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
@@ -49,7 +50,12 @@ class Beacons:
         self._proxies = proxies
         self._backoffs = {address: Backoff() for address in self._addresses}
         self._reporter = Reporter()
+        self._parked: Counter[bytes] = Counter()
         self.failures = 0
+
+    def parked(self, room: bytes) -> int:
+        """How many of ours are parked in `room`, at all beacons."""
+        return self._parked[room]
 
     async def match(self, room: bytes, make: Callable[[], P]) -> Match[P]:
         """Park as broker in `room` at all beacons; the first match wins, the other rooms are left.
@@ -73,9 +79,16 @@ class Beacons:
         while True:
             started = loop.time()
             protocol = make()
+            parked = _Parked(self._parked, room)
             try:
                 transport = await meet(
-                    address, Role.BROKER, room, self._context, protocol, proxies=self._proxies
+                    address,
+                    Role.BROKER,
+                    room,
+                    self._context,
+                    protocol,
+                    on_parked=parked.enter,
+                    proxies=self._proxies,
                 )
                 return Match(address, transport, protocol)
             except StayOverError:
@@ -88,7 +101,28 @@ class Beacons:
                 delay = _delay(error, backoff)
                 if self._reporter.due(f"{address} {error.what}", loop.time()):
                     _log.warning("beacon failed", beacon=str(address), error=error.diagnostic())
+            finally:
+                parked.leave()
             await asyncio.sleep(delay)
+
+
+class _Parked:
+    """One party's part in the count of a room."""
+
+    def __init__(self, count: Counter[bytes], room: bytes) -> None:
+        self._count = count
+        self._room = room
+        self._counted = 0
+
+    def enter(self) -> None:
+        self._counted = 1
+        self._count[self._room] += 1
+
+    def leave(self) -> None:
+        self._count[self._room] -= self._counted
+        self._counted = 0
+        if self._count[self._room] <= 0:
+            del self._count[self._room]
 
 
 def _abandon(task: asyncio.Future[Match[P]]) -> None:

@@ -7,6 +7,7 @@ chain is always one step, since both of a cluster's CAs have path length 0 (spec
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -75,14 +76,19 @@ def pem(certificate: x509.Certificate) -> str:
 def load_ca(text: str, what: str, now: datetime) -> x509.Certificate:
     """The one CA certificate in `text`, in time. ProtocolError naming `what` otherwise."""
     certificate = load_certificate(text, what)
+    check_ca(certificate, what)
+    check_time(certificate, what, now)
+    return certificate
+
+
+def check_ca(certificate: x509.Certificate, what: str) -> None:
+    """ProtocolError unless it says of itself that it is a CA."""
     try:
         is_ca = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
         is_ca = False
     if not is_ca:
         raise ProtocolError(f"{what} is not a CA certificate")
-    _check_time(certificate, what, now)
-    return certificate
 
 
 def load_certificate(text: str, what: str) -> x509.Certificate:
@@ -114,13 +120,13 @@ def check_leaf(
         certificate.verify_directly_issued_by(ca)
     except (InvalidSignature, ValueError, TypeError):
         raise ProtocolError(f"{what} is not signed by the pinned tunnel CA") from None
-    _check_time(ca, "the tunnel CA", now)
-    _check_time(certificate, what, now)
+    check_time(ca, "the tunnel CA", now)
+    check_time(certificate, what, now)
     try:
         extensions = certificate.extensions
         names = list(extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
         usages = list(extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
         raise ProtocolError(f"{what} lacks a name or a usage") from None
     try:
         may_sign = extensions.get_extension_for_class(x509.BasicConstraints).value.ca
@@ -142,14 +148,15 @@ def check_own(certificate: x509.Certificate, key: BrokerKey) -> None:
         raise ProtocolError("the certificate that the bridge sent is not for our key")
 
 
-def check_pin(ca: x509.Certificate, pin: str) -> None:
-    """ProtocolError unless `pin` is empty or the CA's own."""
+def check_pin(ca: x509.Certificate, pin: str, formers: Iterable[x509.Certificate] = ()) -> None:
+    """ProtocolError unless `pin` is empty, the CA's own, or that of one of the CAs that it descends from."""
     found = spki_pin(spki_der(ca))
-    if pin and pin != found:
+    if pin and pin != found and all(pin != spki_pin(spki_der(former)) for former in formers):
         raise ProtocolError(
             f"the bridge's tunnel CA is not the pinned one: it has {found}",
             on="bridge pin",
-            fix="compare with what `cloudtaser-cli source register` printed: somebody else may be answering",
+            fix="compare with `cloudtaser-cli source show`: somebody else may be answering, or the CA was "
+            "rotated and this cluster's ConfigMap cloudtaser-trust is gone",
         )
 
 
@@ -175,7 +182,8 @@ def now_utc() -> datetime:
     return datetime.now(UTC)
 
 
-def _check_time(certificate: x509.Certificate, what: str, now: datetime) -> None:
+def check_time(certificate: x509.Certificate, what: str, now: datetime) -> None:
+    """ProtocolError unless the certificate is in time, give or take the leeway at its beginning."""
     if now > certificate.not_valid_after_utc:
         raise ProtocolError(f"{what} expired at {certificate.not_valid_after_utc.isoformat()}")
     if now + LEEWAY < certificate.not_valid_before_utc:

@@ -43,7 +43,8 @@ from cloudtaser.wire.noise import Channel
 _NOBODY: Final = {
     Introduce: "waiting for a bridge to initialise this cluster: is it registered, does the bridge run?",
     ComeBack: "waiting for a bridge to come back to: does it run? After `source reset`, delete ConfigMap "
-    "cloudtaser-trust",
+    "cloudtaser-trust; if the tunnel CA was rotated while all of this cluster was down, put the one that "
+    "`cloudtaser-cli source show` prints into that ConfigMap as tunnel-ca.crt; then restart the operator",
 }
 
 _log = get_logger("operator.enrol")
@@ -94,6 +95,7 @@ class Enrol:
                 return await self._try(step, lambda: self._introduce(mode, patience, applicant))
             case ComeBack(delay, patience):
                 await self._pause(delay)
+                await self._follow()
                 return await self._try(step, lambda: self._come_back(patience, applicant))
         raise AssertionError(step)
 
@@ -106,6 +108,27 @@ class Enrol:
                 return Outcome.TRUST_UNREADABLE
         return Outcome.TRUST_UNKNOWN if self.trust is None else Outcome.TRUST_KNOWN
 
+    async def _follow(self) -> None:
+        """Another replica may have followed a rotation: take what it stored, if ours endorsed it."""
+        assert self.trust is not None
+        try:
+            stored = await self._manager.read_trust()
+        except CloudtaserError as error:
+            self._say("cannot read what this cluster trusts", error)
+            return
+        if stored is None or stored.tunnel_ca_der == self.trust.tunnel_ca_der:
+            return
+        if stored.succeeds(self.trust):
+            _log.warning("the tunnel CA was rotated", former=self.trust.short, tunnel_ca=stored.short)
+            self.trust = stored
+        elif not self.trust.succeeds(stored) and self._due("another trust"):
+            _log.error(
+                "ConfigMap cloudtaser-trust holds a tunnel CA that ours did not endorse: after "
+                "`source reset` restart the operator, else somebody changed that ConfigMap",
+                trusted=self.trust.short,
+                stored=stored.short,
+            )
+
     async def _try(
         self, step: Introduce | ComeBack, ask: Callable[[], Awaitable[Certified]]
     ) -> tuple[Outcome, Certified | None]:
@@ -113,7 +136,7 @@ class Enrol:
             certified = await ask()
         except _NobodyCameError:
             if self._due(_NOBODY[type(step)]):
-                _log.info(_NOBODY[type(step)])
+                _log.info(_NOBODY[type(step)], tunnel_ca=self.trust.short if self.trust else None)
             return Outcome.NOBODY_CAME, None
         except BridgeRefusedError as error:
             self._say("bootstrap refused", error)

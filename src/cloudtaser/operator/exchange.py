@@ -15,20 +15,25 @@ from typing import Final, Protocol
 from cryptography import x509
 
 from cloudtaser.errors import CloudtaserError, ProtocolError, RefusedError
+from cloudtaser.net.log import get_logger
 from cloudtaser.net.tls import Identity
 from cloudtaser.operator.certificates import (
     BrokerKey,
+    check_ca,
     check_info_hash,
     check_leaf,
     check_own,
     check_pin,
     check_signature,
+    der,
+    load_bundle,
     load_ca,
     load_certificate,
     now_utc,
     pem,
 )
 from cloudtaser.operator.manager import Introduction, ManagerApi
+from cloudtaser.operator.succession import LINEAGE_LIMIT, succeed
 from cloudtaser.operator.trust import Trust
 from cloudtaser.wire.bootstrap import (
     InitAnswer,
@@ -45,6 +50,9 @@ HANDSHAKE_SECONDS: Final = 5.0
 PROOF_SECONDS: Final = 5.0
 ANSWER_SECONDS: Final = 30.0
 """The bridge reads the cluster's keys, signs, and writes its record before it answers."""
+MAX_FORMER_POD_CAS: Final = 8
+
+_log = get_logger("operator.exchange")
 
 
 class Dialogue(Protocol):
@@ -91,6 +99,8 @@ class Certified:
     name: str
     not_before: datetime
     not_after: datetime
+    former_pod_cas: str = ""
+    """Those that the bridge still serves beside `pod_ca`, PEM."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,20 +141,21 @@ async def introduce(dialogue: Dialogue, applicant: Applicant, introduction: Intr
     )
     dialogue.send(request.encode())
     answer = await _answer(dialogue)
-    certified = _check(answer, applicant, now_utc())
-    await applicant.manager.keep(certified.trust, certified.pod_ca)
+    certified = _check(answer, applicant, None, now_utc())
+    await applicant.manager.keep(certified.trust, certified.pod_ca, certified.former_pod_cas)
     return certified
 
 
 async def come_back(dialogue: Dialogue, applicant: Applicant, trust: Trust) -> Certified:
     """A further certificate for a cluster that knows its tunnel CA. The bridge proves itself first.
 
-    Raises as `introduce`.
+    The certificate may be under the CA that takes the place of the pinned one, if that endorsed it. Raises as
+    `introduce`.
     """
     await dialogue.establish(HANDSHAKE_SECONDS)
     h, key = dialogue.handshake_hash, applicant.key
     ca = load_ca(trust.tunnel_ca, "the pinned tunnel CA", now_utc())
-    check_pin(ca, applicant.bridge_pin)
+    check_pin(ca, applicant.bridge_pin, trust.formers)
     proof = ReturnProof.decode(await dialogue.receive(PROOF_SECONDS))
     bridge = load_certificate(proof.cert, "the bridge's certificate")
     check_leaf(bridge, ca, fingerprint=applicant.fingerprint, role="bridge", now=now_utc())
@@ -152,10 +163,10 @@ async def come_back(dialogue: Dialogue, applicant: Applicant, trust: Trust) -> C
     token = await applicant.manager.channel_token(h, key.spki)
     dialogue.send(ReturnRequest(applicant.fingerprint, key.csr_pem, token.reveal_text()).encode())
     answer = await _answer(dialogue)
-    certified = _check(answer, applicant, now_utc())
+    certified = _check(answer, applicant, trust, now_utc())
+    await applicant.manager.keep(certified.trust, certified.pod_ca, certified.former_pod_cas)
     if certified.trust.tunnel_ca_der != trust.tunnel_ca_der:
-        raise ProtocolError("the bridge answered with another tunnel CA than the pinned one")
-    await applicant.manager.keep(certified.trust, certified.pod_ca)
+        _log.warning("the tunnel CA was rotated", former=trust.short, tunnel_ca=certified.trust.short)
     return certified
 
 
@@ -166,28 +177,50 @@ async def _answer(dialogue: Dialogue) -> InitAnswer:
     return answer
 
 
-def _check(answer: InitAnswer, applicant: Applicant, now: datetime) -> Certified:
-    """ProtocolError unless the answer is whole, consistent, ours, and under the bridge pin if any."""
+def _check(answer: InitAnswer, applicant: Applicant, pinned: Trust | None, now: datetime) -> Certified:
+    """ProtocolError unless the answer is whole, consistent, ours, under the pinned tunnel CA if there is one
+    or under its successor, and under the bridge pin if any."""
     ca = load_ca(answer.tunnel_ca, "the tunnel CA", now)
-    check_pin(ca, applicant.bridge_pin)
+    trust = _trust(ca, answer.endorsement, pinned, applicant.fingerprint, now)
+    check_pin(ca, applicant.bridge_pin, trust.formers)
     check_info_hash(ca, answer.info_hash)
     pod_ca = load_ca(answer.pod_ca, "the pod CA", now)
-    if pod_ca == ca:
+    former_pod_cas = [one for one in _former_pod_cas(answer.former_pod_cas) if one != pod_ca]
+    if {ca, *trust.formers} & {pod_ca, *former_pod_cas}:
         raise ProtocolError("the bridge gave one CA for both tunnel and pods")
     certificate = load_certificate(answer.cert, "our certificate")
     party = check_leaf(certificate, ca, fingerprint=applicant.fingerprint, role="broker", now=now)
     check_own(certificate, applicant.key)
-    return _certified(certificate, ca, pod_ca, applicant.key, party.instance)
-
-
-def _certified(
-    certificate: x509.Certificate, ca: x509.Certificate, pod_ca: x509.Certificate, key: BrokerKey, name: str
-) -> Certified:
     return Certified(
-        identity=Identity(pem(certificate).encode(), key.pem()),
-        trust=Trust.from_pem(pem(ca)),
+        identity=Identity(pem(certificate).encode(), applicant.key.pem()),
+        trust=trust,
         pod_ca=pem(pod_ca),
-        name=name,
+        name=party.instance,
         not_before=certificate.not_valid_before_utc,
         not_after=certificate.not_valid_after_utc,
+        former_pod_cas="".join(map(pem, former_pod_cas)),
     )
+
+
+def _trust(
+    ca: x509.Certificate, endorsement: str, pinned: Trust | None, fingerprint: str, now: datetime
+) -> Trust:
+    if pinned is None:
+        return Trust(pem(ca), der(ca))
+    if der(ca) == pinned.tunnel_ca_der:
+        return pinned
+    former = load_ca(pinned.tunnel_ca, "the pinned tunnel CA", now)
+    step = succeed(former, ca, endorsement, fingerprint, now)
+    return Trust(pem(ca), der(ca), (*pinned.lineage, step)[-LINEAGE_LIMIT:])
+
+
+def _former_pod_cas(text: str) -> list[x509.Certificate]:
+    """CA certificates, a few at most; whether they are in time is for those who still use them."""
+    found = load_bundle(text, "a former pod CA") if text else []
+    if len(found) > MAX_FORMER_POD_CAS:
+        raise ProtocolError(
+            f"the bridge names {len(found)} former pod CAs; {MAX_FORMER_POD_CAS} are believed"
+        )
+    for one in found:
+        check_ca(one, "a former pod CA")
+    return found

@@ -54,7 +54,7 @@ class ManagerApi(Protocol):
     async def read_trust(self) -> Trust | None:
         """The pinned tunnel CA, or None when the cluster was never initialised."""
 
-    async def keep(self, trust: Trust, pod_ca: str) -> None:
+    async def keep(self, trust: Trust, pod_ca: str, former_pod_cas: str = "") -> None:
         """Store what a bridge gave us, before it is used. TrustDiffersError when another CA is pinned."""
 
 
@@ -90,12 +90,23 @@ class Manager:
             self.pod_ca = await self._store.read_pod_ca()
         return trust
 
-    async def keep(self, trust: Trust, pod_ca: str) -> None:
+    async def keep(self, trust: Trust, pod_ca: str, former_pod_cas: str = "") -> None:
         """See ManagerApi. The tunnel CA first: whoever is killed between the two comes back by it."""
-        await self._store.keep(trust)
-        if await self._store.keep_pod_ca(pod_ca):
+        if not await self._store.keep(trust):
+            _log.info("another replica follows a newer tunnel CA already", tunnel_ca=trust.short)
+            await self.refresh_pod_ca()
+            return
+        if await self._store.keep_pod_ca(pod_ca, former_pod_cas):
             _log.info("pod CA stored", tunnel_ca=trust.short)
         self.pod_ca = pod_ca
+
+    async def refresh_pod_ca(self) -> None:
+        """Take the pod CA as it is stored: another replica may have stored the next one."""
+        self.pod_ca = await self._store.read_pod_ca() or self.pod_ca
+
+    async def jwks(self) -> dict[str, Any]:
+        """The cluster's signing keys as its API server publishes them."""
+        return await self._kube.jwks()
 
     async def operator_token(self) -> Secret:
         """The token with which the operator logs in on its own stream to the bridge."""

@@ -78,6 +78,14 @@ class Metrics(Counts):
             "beacon_failures": Gauge(
                 broker + "beacon_failures", "Failed attempts at beacons since start.", registry=self.registry
             ),
+            "controls": Gauge(
+                broker + "control_streams", "Tunnels with a control stream.", registry=self.registry
+            ),
+            "logins_open": Gauge(
+                broker + "logins_open",
+                "Tunnels whose bridge said last that pods can log in.",
+                registry=self.registry,
+            ),
         }
         self.expiry = Gauge(
             "cloudtaser_operator_certificate_expiry_seconds",
@@ -88,6 +96,12 @@ class Metrics(Counts):
             "cloudtaser_operator_enrolments",
             "Certificates obtained, by way: rooms or tunnel.",
             ["way"],
+            registry=self.registry,
+        )
+        self.hints = Counter(
+            "cloudtaser_operator_hints",
+            "Hints on control streams: renew from a bridge, keys to the bridges.",
+            ["what"],
             registry=self.registry,
         )
         self.reviewer_tokens = Counter(
@@ -104,6 +118,7 @@ class Metrics(Counts):
         )
 
     def observe(self, **sources: Callable[[], float]) -> None:
-        """Read these at scrape time: tunnels, streams, open, admin_open, beacon_failures."""
+        """Read these at scrape time: tunnels, streams, open, admin_open, beacon_failures, controls,
+        logins_open."""
         for name, source in sources.items():
             self._gauges[name].set_function(source)

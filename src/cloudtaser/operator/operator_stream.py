@@ -1,14 +1,16 @@
 """The operator's own stream: hands each bridge the token with which it may ask this cluster's API server.
 
 Used by `standalone`. This is the manager's business, not the broker's: TLS under the pod CA runs from here to
-the bridge, the broker passes its bytes. One reviewer token serves all bridges for two thirds of its hour; it
-is sent on every link that comes up, since a bridge behind it may be new or may have forgotten. (spec/wire.md,
+the bridge, the broker passes its bytes; when the bridge shows a certificate of another pod CA, another
+replica may have stored the next one. One reviewer token serves all bridges for two thirds of its hour; it is
+sent on every link that comes up, since a bridge behind it may be new or may have forgotten. (spec/wire.md,
 "Keys of the cluster".)
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import ssl
 import time
@@ -43,6 +45,9 @@ class Tokens(Protocol):
     """What is needed of the manager."""
 
     pod_ca: str | None
+
+    async def refresh_pod_ca(self) -> None:
+        """Take the pod CA as it is stored now."""
 
     async def operator_token(self) -> Secret:
         """Who we are, for the bridge."""
@@ -96,6 +101,8 @@ class OperatorStreams:
                         error=error.diagnostic(),
                     )
                 await asyncio.sleep(backoff.next())
+                with contextlib.suppress(CloudtaserError):
+                    await self._tokens.refresh_pod_ca()
                 continue
             backoff.reset()
             self._metrics.reviewer_tokens.labels("ok").inc()

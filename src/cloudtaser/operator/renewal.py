@@ -1,8 +1,9 @@
 """Renewal: there is always a certificate for the tunnel, and a new one long before the old one ends.
 
-Used by `standalone`. The first comes from the rooms (`enrol`); at two thirds of its life the next comes
-through a stream of kind `renew` in a tunnel that stands, by the same exchange; when no tunnel can carry it,
-or when bridges come but refuse the certificate, through the return room. Tunnels that stand are left alone.
+Used by `standalone`. The first comes from the rooms (`enrol`); at two thirds of its life, or soon after a
+bridge says that it is time, the next comes through a stream of kind `renew` in a tunnel that stands, by the
+same exchange; when no tunnel can carry it, or when bridges come but refuse the certificate, through the
+return room. With each certificate the tunnels are made anew; with it may come the next tunnel CA.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from cloudtaser.operator.enrol import Enrol
 from cloudtaser.operator.exchange import Applicant, Certified, come_back
 from cloudtaser.operator.manager import ManagerApi
 from cloudtaser.operator.metrics import Metrics
-from cloudtaser.operator.tunnels import Tunnels
+from cloudtaser.operator.tunnels import Link, Tunnels
 from cloudtaser.wire.bootstrap import Mode, derive_psk, prologue
 from cloudtaser.wire.noise import Channel
 from cloudtaser.wire.opening import Kind, Opening
@@ -34,6 +35,8 @@ RENEW_AT: Final = 2 / 3
 TRIES_THROUGH_TUNNELS: Final = 3
 PAUSE: Final = 30.0
 """Least seconds between two certificates: refused tunnels must not make a storm of returns."""
+HINT_SPREAD: Final = 8.0
+"""Within so many seconds a hint is followed: every bridge gives one, and replicas should not come at once."""
 
 _log = get_logger("operator.renewal")
 
@@ -57,18 +60,29 @@ class Renewal:
         *,
         clock: Callable[[], float] = time.time,
         pause: float = PAUSE,
+        hint_spread: float = HINT_SPREAD,
     ) -> None:
-        """`pause`: least seconds between two certificates, whatever happens."""
+        """`pause`: least seconds between two certificates, whatever happens; `hint_spread`: most seconds from
+        a hint to its renewal, if there was a pause."""
         self._pause = pause
+        self._hint_spread = hint_spread
         self._config = config
         self._manager = manager
         self._enrol = enrol
         self._tunnels = tunnels
         self._metrics = metrics
         self._clock = clock
-        self._refused = asyncio.Event()
+        self._refused = False
+        self._hinted: Link | None = None
+        self._urgent = asyncio.Event()
         self.current: Certified | None = None
-        tunnels.on_rejected = self._refused.set
+        tunnels.on_rejected = self._on_refused
+
+    def hint(self, link: Link) -> None:
+        """The bridge of this link says that there is something new: renew soon, through it."""
+        _log.info("a bridge asks for a renewal", bridge=link.bridge)
+        self._hinted = link
+        self._urgent.set()
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -79,30 +93,42 @@ class Renewal:
             self._tunnels.use(certified.identity, certified.trust)
             await self._until_due(certified)
 
+    def _on_refused(self) -> None:
+        self._refused = True
+        self._urgent.set()
+
     async def _next(self) -> Certified:
-        if self.current is not None and not self._refused.is_set():
+        preferred, self._hinted = self._hinted, None
+        self._urgent.clear()
+        if self.current is not None and not self._refused:
             backoff = Backoff(first=1.0)
             for _ in range(TRIES_THROUGH_TUNNELS):
-                certified = await self._through_tunnel(self.current)
+                certified = await self._through_tunnel(self.current, preferred)
                 if certified is not None:
                     self._metrics.enrolments.labels("tunnel").inc()
                     return certified
                 await asyncio.sleep(backoff.next())
-        self._refused.clear()
+        self._refused = False
         certified = await self._enrol.run()
         self._metrics.enrolments.labels("rooms").inc()
         return certified
 
     async def _until_due(self, certified: Certified) -> None:
-        """Until the certificate is due, or bridges refuse it."""
+        """Until the certificate is due, or bridges refuse it, or one hints at something new."""
         due = renewal_time(certified.not_before, certified.not_after, random.random())  # noqa: S311
         await asyncio.sleep(self._pause)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, due - self._clock())):
-                await self._refused.wait()
+                await self._urgent.wait()
+        if self._hinted is not None and not self._refused:
+            await asyncio.sleep(random.uniform(0.0, self._hint_spread))  # noqa: S311  # spreads replicas
 
-    async def _through_tunnel(self, current: Certified) -> Certified | None:
+    async def _through_tunnel(self, current: Certified, preferred: Link | None) -> Certified | None:
         """The return exchange in a `renew` stream; None when that failed, which is logged."""
+        link = self._tunnels.pick(current.trust.operational_room, preferred)
+        if link is None:
+            _log.info("no tunnel to renew through")
+            return None
         room = current.trust.return_room
         psk = derive_psk(self._config.fingerprint)
         dialogue = NoiseDialogue(Channel.initiator(psk, prologue(room, Mode.RETURN)))
@@ -110,12 +136,13 @@ class Renewal:
             self._config.fingerprint, self._manager, BrokerKey.generate(), self._config.bridge_pin
         )
         try:
-            self._tunnels.open(Opening(Kind.RENEW), dialogue)
+            link.tunnel.open(Opening(Kind.RENEW), dialogue)
             certified = await come_back(dialogue, applicant, current.trust)
         except CloudtaserError as error:
             _log.warning("renewal through a tunnel failed", error=error.diagnostic())
             return None
         finally:
             dialogue.close()
+        self._enrol.trust = certified.trust
         _log.info("certificate renewed", name=certified.name, until=str(certified.not_after))
         return certified

@@ -1,8 +1,11 @@
-"""Roster: which tunnels a broker has, how many more it wants, and which one it gives up.
+"""Roster: which tunnels a broker has, how many more it wants, and which ones it gives up.
 
 Used by `tunnels`. Pure: the caller passes the time. Two tunnels, so that one may drain or die; to different
 bridges where there are several, so that a bridge may. A beacon hands out whichever bridge waits longest, so
 when both tunnels lead to the same bridge a few further matches are tried, then again from time to time.
+
+Tunnels come in generations, one for each certificate of ours. Those of an older one are used until as many of
+the newest stand as are wanted; only then they are given up, so that there is no moment without a tunnel.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from dataclasses import dataclass
 @dataclass(slots=True)
 class _Held:
     bridge: str
+    generation: int
     draining: bool = False
 
 
@@ -29,34 +33,49 @@ class Roster:
         self._held: dict[int, _Held] = {}
         self._left = tries
         self._next_search = 0.0
+        self.generation = 0
+        """The newest generation: that of tunnels whose making begins now."""
 
     @property
     def live(self) -> list[int]:
-        """Tunnels that take new streams, in order of arrival."""
+        """Tunnels that take new streams, in order of arrival, of whatever generation."""
         return [key for key, held in self._held.items() if not held.draining]
 
     @property
-    def bridges(self) -> set[str]:
-        """The bridges that live tunnels lead to."""
-        return {held.bridge for held in self._held.values() if not held.draining}
+    def current(self) -> list[int]:
+        """Those of the newest generation."""
+        return [key for key in self.live if self._held[key].generation == self.generation]
 
-    def arrived(self, key: int, bridge: str, now: float) -> int | None:
-        """A tunnel stands. The tunnel to give up for it, or None; it is then counted as draining."""
+    @property
+    def bridges(self) -> set[str]:
+        """The bridges that live tunnels of the newest generation lead to."""
+        return {self._held[key].bridge for key in self.current}
+
+    def renewed(self) -> None:
+        """What tunnels are made with has changed: from now on only new ones count as what is wanted."""
+        self.generation += 1
+        self._left = self._tries
+        self._next_search = 0.0
+
+    def arrived(self, key: int, bridge: str, now: float, generation: int | None = None) -> list[int]:
+        """A tunnel stands, of the newest generation unless told. The tunnels to give up for it, oldest first;
+        they are then counted as draining."""
+        generation = self.generation if generation is None else generation
+        if generation != self.generation:
+            return self._latecomer(key, bridge, generation)
         if bridge not in self.bridges:
             self._left = self._tries
-        self._held[key] = _Held(bridge)
-        if len(self.live) <= self._wanted:
+        self._held[key] = _Held(bridge, generation)
+        if len(self.current) <= self._wanted:
             if self._searching:
                 self._next_search = max(self._next_search, now + self._settle)
-            return None
+            return self._outdated() if len(self.current) == self._wanted else []
         if len(self.bridges) == 1:
             self._left -= 1
             if self._left <= 0:
                 self._left = self._tries
                 self._next_search = now + self._every
-        surplus = self._surplus()
-        self._held[surplus].draining = True
-        return surplus
+        return self._give_up([self._surplus()])
 
     def drains(self, key: int) -> None:
         """The bridge sent go-away: no new streams on this one."""
@@ -69,7 +88,7 @@ class Roster:
 
     def to_park(self, now: float) -> int:
         """How many matches are wanted at this moment."""
-        missing = self._wanted - len(self.live)
+        missing = self._wanted - len(self.current)
         if missing > 0:
             return missing
         return 1 if self._searching and now >= self._next_search else 0
@@ -80,10 +99,24 @@ class Roster:
 
     @property
     def _searching(self) -> bool:
-        return self._wanted > 1 and len(self.live) >= self._wanted and len(self.bridges) == 1
+        return self._wanted > 1 and len(self.current) >= self._wanted and len(self.bridges) == 1
+
+    def _latecomer(self, key: int, bridge: str, generation: int) -> list[int]:
+        """It was begun before the last change: better than none, and else not needed."""
+        self._held[key] = _Held(bridge, generation)
+        return self._give_up([key]) if len(self.live) > 1 else []
+
+    def _outdated(self) -> list[int]:
+        return self._give_up([key for key in self.live if self._held[key].generation != self.generation])
+
+    def _give_up(self, keys: list[int]) -> list[int]:
+        for key in keys:
+            self._held[key].draining = True
+        return keys
 
     def _surplus(self) -> int:
         """The newest tunnel to the bridge that has most of them."""
-        counts = Counter(held.bridge for held in self._held.values() if not held.draining)
+        current = self.current
+        counts = Counter(self._held[key].bridge for key in current)
         most = max(counts.values())
-        return next(key for key in reversed(self.live) if counts[self._held[key].bridge] == most)
+        return next(key for key in reversed(current) if counts[self._held[key].bridge] == most)

@@ -22,7 +22,9 @@ from cloudtaser.operator.apiserver import ApiServerStreams
 from cloudtaser.operator.beacons import Beacons
 from cloudtaser.operator.broker import ADMINS, Broker, Tap
 from cloudtaser.operator.config import Config
+from cloudtaser.operator.control import Controls
 from cloudtaser.operator.enrol import Enrol
+from cloudtaser.operator.key_watch import KeyWatch
 from cloudtaser.operator.manager import Manager
 from cloudtaser.operator.metrics import Metrics
 from cloudtaser.operator.operator_stream import OperatorStreams
@@ -59,6 +61,8 @@ class Standalone:
         self.operator_streams = OperatorStreams(self.manager, self.metrics)
         self.enrol = Enrol(config, self.manager, self.beacons)
         self.renewal = Renewal(config, self.manager, self.enrol, self.tunnels, self.metrics)
+        self.controls = Controls(self.metrics, parked=lambda: self.tunnels.parked, on_renew=self.renewal.hint)
+        self.key_watch = KeyWatch(self.manager.jwks, self.controls.keys_changed)
         self._probes = [
             (Probes(ready=self.is_ready, registry=self.metrics.registry), listen)
             for listen in dict.fromkeys((config.probe_addr, config.metrics_addr))
@@ -66,6 +70,7 @@ class Standalone:
         ]
         self._tasks: list[asyncio.Task[None]] = []
         self.tunnels.watch(self.operator_streams.serve)
+        self.tunnels.watch(self.controls.serve)
         self.metrics.observe(
             tunnels=lambda: len(self.tunnels.live),
             streams=lambda: sum(link.tunnel.active for link in self.tunnels.links),
@@ -93,6 +98,7 @@ class Standalone:
             await probes.listen(listen.host, listen.port)
         self._start(self.tunnels.run())
         self._start(self.renewal.run())
+        self._start(self.key_watch.run())
         host, port = self.address
         _log.info(
             "started",
@@ -135,6 +141,7 @@ class Standalone:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.operator_streams.close()
+        await self.controls.close()
         await self.tunnels.drain(0.0)
         await self.broker.close()
         if self.admin is not None:

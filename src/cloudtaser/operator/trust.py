@@ -1,8 +1,9 @@
 """Trust: what a cluster keeps of its bridge, two CA certificates in two ConfigMaps, and nothing else.
 
 Used by `manager`. The tunnel CA (ConfigMap `cloudtaser-trust`, readable by the operator's own Role only,
-because its SHA-256 is the room's hash) decides which bridge we believe; once written it is never replaced.
-The pod CA (`cloudtaser-ca`, injected in pods) follows what a bridge under that tunnel CA says. Both are
+because its SHA-256 is the room's hash) decides which bridge we believe; once written, only a successor that
+it endorsed takes its place (`succession`), and the lineage is kept, so that a bridge pin of a former CA still
+fits. The pod CA (`cloudtaser-ca`, injected in pods) follows what a bridge under that tunnel CA says. Both are
 public certificates, so no Kubernetes Secret is needed. Replicas race: a write is a create or a
 compare-and-swap.
 """
@@ -10,21 +11,26 @@ compare-and-swap.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
+
+from cryptography import x509
 
 from cloudtaser.errors import CloudtaserError, ConfigError, RefusedError
 from cloudtaser.kube.client import KubeApi
 from cloudtaser.kube.errors import ConflictError, NotFoundError
 from cloudtaser.kube.objects import ConfigMap
 from cloudtaser.operator.certificates import der, load_ca, load_certificate, now_utc, pem
+from cloudtaser.operator.succession import LINEAGE_LIMIT, Former, decode_lineage, encode_lineage
 from cloudtaser.wire.hashes import operational_room, return_room
 from cloudtaser.wire.names import POD_CA_CONFIGMAP, TRUST_CONFIGMAP
 
 TUNNEL_CA_KEY: Final = "tunnel-ca.crt"
+LINEAGE_KEY: Final = "tunnel-ca-lineage.crt"
 INFO_HASH_KEY: Final = "info-hash"
 FINGERPRINT_KEY: Final = "fingerprint"
 POD_CA_KEY: Final = "pod-ca.crt"
+POD_CAS_KEY: Final = "pod-ca-bundle.crt"
 _LABELS: Final = {
     "app.kubernetes.io/name": "cloudtaser",
     "app.kubernetes.io/managed-by": "cloudtaser-operator",
@@ -38,16 +44,33 @@ class TrustDiffersError(RefusedError):
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """The pinned tunnel CA, as PEM and DER; `source` says where it came from, for error messages."""
+    """The pinned tunnel CA, as PEM and DER, and the verified lineage of CAs that it took over from."""
 
     tunnel_ca: str
     tunnel_ca_der: bytes
+    lineage: tuple[Former, ...] = ()
 
     @classmethod
-    def from_pem(cls, text: str) -> Trust:
-        """ProtocolError unless `text` is one CA certificate that is in time."""
+    def from_pem(cls, text: str, lineage: str = "", fingerprint: str = "") -> Trust:
+        """ProtocolError unless `text` is one CA certificate that is in time. `lineage` as `encode_lineage`
+        makes it; steps that cannot be verified for this cluster are left out."""
         certificate = load_ca(text, "the tunnel CA", now_utc())
-        return cls(pem(certificate), der(certificate))
+        return cls(pem(certificate), der(certificate), decode_lineage(lineage, certificate, fingerprint))
+
+    @property
+    def formers(self) -> list[x509.Certificate]:
+        """The CAs that the pinned one descends from, the oldest first."""
+        return [load_certificate(former.tunnel_ca, "a former tunnel CA") for former in self.lineage]
+
+    def succeeds(self, other: Trust) -> bool:
+        """Whether this one took over from `other`, at once or step by step."""
+        return any(former.tunnel_ca == other.tunnel_ca for former in self.lineage)
+
+    def behind(self, other: Trust) -> Trust:
+        """This one, which `succeeds` the other, with the other's lineage before its own."""
+        at = next(i for i, former in enumerate(self.lineage) if former.tunnel_ca == other.tunnel_ca)
+        longest = max((self.lineage[:at], other.lineage), key=len)
+        return replace(self, lineage=(*longest, *self.lineage[at:])[-LINEAGE_LIMIT:])
 
     @property
     def operational_room(self) -> bytes:
@@ -78,27 +101,38 @@ class TrustStore:
         found = await self._kube.get_config_map(self._namespace, TRUST_CONFIGMAP)
         return self._trust(found) if found else None
 
-    async def keep(self, trust: Trust) -> None:
-        """Pin the tunnel CA. TrustDiffersError when another one is pinned: the first one stays."""
-        data = {
-            TUNNEL_CA_KEY: trust.tunnel_ca,
-            INFO_HASH_KEY: trust.operational_room.hex(),
-            FINGERPRINT_KEY: self._fingerprint,
-        }
+    async def keep(self, trust: Trust) -> bool:
+        """Pin the tunnel CA, in place of one that it succeeds if there is one. False when another replica is
+        ahead: one that succeeds it is pinned, and stays.
+
+        TrustDiffersError when one is pinned that has nothing to do with it.
+        """
         for _ in range(_ATTEMPTS):
             found = await self._kube.get_config_map(self._namespace, TRUST_CONFIGMAP)
             pinned = self._trust(found) if found else None
-            if pinned is not None and pinned.tunnel_ca_der != trust.tunnel_ca_der:
+            if pinned is None:
+                wanted = trust
+            elif trust.succeeds(pinned):
+                wanted = trust.behind(pinned)
+            elif pinned.tunnel_ca_der == trust.tunnel_ca_der or pinned.succeeds(trust):
+                return not pinned.succeeds(trust)
+            else:
                 raise TrustDiffersError(
                     f"a bridge gave tunnel CA {trust.short}, but this cluster already trusts {pinned.short}",
                     on=self._where(TRUST_CONFIGMAP),
                     fix="compare both with `cloudtaser-cli source show`: one of them is an impostor's",
                 )
-            if pinned is not None:
-                return
-            if await self._write(found, TRUST_CONFIGMAP, data):
-                return
+            if await self._write(found, TRUST_CONFIGMAP, self._data(wanted)):
+                return True
         raise self._busy(TRUST_CONFIGMAP)
+
+    def _data(self, trust: Trust) -> dict[str, str]:
+        data = {
+            TUNNEL_CA_KEY: trust.tunnel_ca,
+            INFO_HASH_KEY: trust.operational_room.hex(),
+            FINGERPRINT_KEY: self._fingerprint,
+        }
+        return data | ({LINEAGE_KEY: encode_lineage(trust.lineage)} if trust.lineage else {})
 
     async def read_pod_ca(self) -> str | None:
         """The pod CA's PEM, or None when none is stored or it is no certificate."""
@@ -111,13 +145,15 @@ class TrustStore:
         except CloudtaserError:
             return None
 
-    async def keep_pod_ca(self, text: str) -> bool:
-        """Store the pod CA that the trusted bridge named; whether that changed anything."""
+    async def keep_pod_ca(self, text: str, former: str = "") -> bool:
+        """Store the pod CA that the trusted bridge named, and with it those that are still served beside it;
+        whether that changed anything."""
+        wanted = {POD_CA_KEY: text, POD_CAS_KEY: text + former}
         for _ in range(_ATTEMPTS):
             found = await self._kube.get_config_map(self._namespace, POD_CA_CONFIGMAP)
-            if found and found.data.get(POD_CA_KEY) == text:
+            data = {**(found.data if found else {}), **wanted}
+            if found and found.data == data:
                 return False
-            data = {**(found.data if found else {}), POD_CA_KEY: text}
             if await self._write(found, POD_CA_CONFIGMAP, data):
                 return True
         raise self._busy(POD_CA_CONFIGMAP)
@@ -149,7 +185,7 @@ class TrustStore:
                 fix="delete that ConfigMap if this cluster was re-created from a backup",
             )
         try:
-            return Trust.from_pem(text)
+            return Trust.from_pem(text, found.data.get(LINEAGE_KEY, ""), self._fingerprint)
         except CloudtaserError as error:
             raise ConfigError(
                 error.what, on=where, fix="restore that ConfigMap, or reset the cluster and delete it"

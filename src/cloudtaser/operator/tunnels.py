@@ -3,8 +3,9 @@
 Used by `broker` (which takes the one with the fewest streams), `operator_stream` and `renewal`. A seat parks
 at every beacon until somebody comes, then has five seconds to become a tunnel: TLS 1.3 under the pinned
 tunnel CA, with a certificate that says bridge of this cluster. A seat that is slow about it does not keep the
-next from parking, so a squatter in the room costs time but not the room. What is decided is decided in
-`roster`.
+next from parking, so a squatter in the room costs time but not the room. A new certificate of ours, or a new
+tunnel CA with its room, makes a new generation of tunnels: the old ones go once the new ones stand. What is
+decided is decided in `roster`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import itertools
 import logging
 import ssl
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from cloudtaser.errors import CloudtaserError, UnavailableError
@@ -37,10 +39,21 @@ SHORT_LIFE: Final = 5.0
 """A tunnel that ends sooner was probably not accepted by the bridge."""
 REJECTIONS: Final = 3
 """Matches in a row that became no tunnel, after which our certificate may be what is wrong."""
+RETIRE_SECONDS: Final = 600.0
+"""How long the streams of a tunnel that was given up may take to end; then they are cut."""
 
 _log = get_logger("operator.tunnels")
 
 Accept = Callable[["Link", Opening, TunnelStream], asyncio.Protocol | None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Generation:
+    """What tunnels are made with: the room of one tunnel CA, and a TLS context with one certificate."""
+
+    number: int
+    room: bytes
+    context: ssl.SSLContext
 
 
 class Link:
@@ -50,16 +63,19 @@ class Link:
         self,
         number: int,
         fingerprint: str,
-        context: ssl.SSLContext,
+        generation: Generation,
         accept: Accept,
         drains: Callable[[int], None],
     ) -> None:
         self.number = number
+        self.generation = generation
         self.bridge = ""
         """Id of the bridge as its certificate says."""
         self.up_since = 0.0
         self.surplus = False
         """Given up again at once: there was no better bridge."""
+        self.leaving: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done once it takes no new streams: what stays open for its own sake is to be closed."""
         self._fingerprint = fingerprint
         self.tunnel = Tunnel(
             client=False,
@@ -67,12 +83,17 @@ class Link:
             on_draining=lambda: drains(number),
         )
         self.layer = TlsLayer(
-            context,
+            generation.context,
             self.tunnel,
             server_side=True,
             handshake_timeout=HANDSHAKE_SECONDS,
             verify=self._verify,
         )
+
+    def leave(self) -> None:
+        """It takes no new streams from now on."""
+        if not self.leaving.done():
+            self.leaving.set_result(None)
 
     def _verify(self, ssl_object: ssl.SSLObject) -> None:
         """Before any stream: who is it? (The chain was OpenSSL's to check.)"""
@@ -83,7 +104,17 @@ class Link:
 class Tunnels:
     """The broker's tunnels. `run` keeps them; everybody else only looks, and opens streams."""
 
-    def __init__(self, fingerprint: str, beacons: Beacons, accept: Accept, *, wanted: int = 2) -> None:
+    def __init__(
+        self,
+        fingerprint: str,
+        beacons: Beacons,
+        accept: Accept,
+        *,
+        wanted: int = 2,
+        retire_seconds: float = RETIRE_SECONDS,
+    ) -> None:
+        """`retire_seconds`: how long streams of a tunnel that was given up may go on."""
+        self._retire_seconds = retire_seconds
         self._fingerprint = fingerprint
         self._beacons = beacons
         self._accept = accept
@@ -95,8 +126,7 @@ class Tunnels:
         self._wake = asyncio.Event()
         self._backoff = Backoff()
         self._reporter = Reporter()
-        self._context: ssl.SSLContext | None = None
-        self._room = b""
+        self._generation: Generation | None = None
         self._watchers: list[Callable[[Link], None]] = []
         self._rejections = 0
         self._hold_until = 0.0
@@ -121,19 +151,31 @@ class Tunnels:
         """Whether `open` has where to go."""
         return bool(self._roster.live)
 
-    def pick(self) -> Link | None:
-        """The live link with the fewest streams, or None."""
-        return min(self.live, key=lambda link: link.tunnel.active, default=None)
+    @property
+    def parked(self) -> bool:
+        """Whether we wait in the operational room for a further bridge."""
+        return self._generation is not None and self._beacons.parked(self._generation.room) > 0
+
+    def pick(self, room: bytes | None = None, preferred: Link | None = None) -> Link | None:
+        """The live link with the fewest streams, or None; of those matched in `room`, if that is given;
+        `preferred`, if it is one of them."""
+        links = [link for link in self.live if room is None or link.generation.room == room]
+        if preferred in links:
+            return preferred
+        return min(links, key=lambda link: link.tunnel.active, default=None)
 
     def watch(self, watcher: Callable[[Link], None]) -> None:
         """`watcher` is called for each link that comes up from now on."""
         self._watchers.append(watcher)
 
     def use(self, identity: Identity, trust: Trust) -> None:
-        """Tunnels made from now on show this certificate; those that stand stay."""
-        self._context = tunnel_server(identity, [trust.tunnel_ca.encode()])
-        self._room = trust.operational_room
+        """Make new tunnels, with this certificate, in this room; when they stand, give up the others."""
+        context = tunnel_server(identity, [trust.tunnel_ca.encode()])
+        self._roster.renewed()
+        self._generation = Generation(self._roster.generation, trust.operational_room, context)
         self._rejections = 0
+        for seat in self._seats:  # what they would bring is outdated
+            seat.cancel()
         self._wake.set()
 
     # --- keeping them
@@ -162,6 +204,7 @@ class Tunnels:
         links = self.links
         for link in links:
             self._roster.drains(link.number)
+            link.leave()
             link.tunnel.go_away()
         if links:
             await asyncio.wait([link.tunnel.closed for link in links], timeout=grace)
@@ -170,7 +213,7 @@ class Tunnels:
 
     def _staff(self, now: float) -> None:
         """As many seats as the roster wants; a slow one does not count, a superfluous one is recalled."""
-        wanted = 0 if self._context is None or self._closing else self._roster.to_park(now)
+        wanted = 0 if self._generation is None or self._closing else self._roster.to_park(now)
         waiting = [task for task, slow in self._seats.items() if not slow]
         for _ in range(min(wanted - len(waiting), MAX_SEATS - len(self._seats))):
             seat = asyncio.ensure_future(self._seat())
@@ -190,14 +233,16 @@ class Tunnels:
         loop = asyncio.get_running_loop()
         links: dict[TlsLayer, Link] = {}
 
+        generation = self._generation
+        assert generation is not None
+
         def make() -> TlsLayer:
-            assert self._context is not None
-            link = Link(next(self._numbers), self._fingerprint, self._context, self._accept, self._drains)
+            link = Link(next(self._numbers), self._fingerprint, generation, self._accept, self._drains)
             links[link.layer] = link
             return link.layer
 
         await asyncio.sleep(max(0.0, self._hold_until - loop.time()))
-        match = await self._beacons.match(self._room, make)
+        match = await self._beacons.match(generation.room, make)
         link = links[match.protocol]
         links.clear()
         seat = asyncio.current_task()
@@ -237,27 +282,37 @@ class Tunnels:
             return
         link.up_since = loop.time()
         self._links[link.number] = link
-        surplus = self._roster.arrived(link.number, link.bridge, link.up_since)
+        given_up = self._roster.arrived(link.number, link.bridge, link.up_since, link.generation.number)
         task = asyncio.ensure_future(self._until_closed(link, beacon))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        if surplus is not None:
-            self._links[surplus].tunnel.go_away()
-        link.surplus = surplus == link.number
+        link.surplus = link.number in given_up
+        for number in given_up:
+            self._retire(self._links[number])
         if not link.surplus:
             _log.info("tunnel up", bridge=link.bridge, beacon=beacon, tunnel=link.number)
             for watcher in self._watchers:
                 watcher(link)
+
+    def _retire(self, link: Link) -> None:
+        """No new streams on it; those that run may end, for a while."""
+        link.leave()
+        link.tunnel.go_away()
+        if not link.tunnel.closed.done():
+            cut = asyncio.get_running_loop().call_later(self._retire_seconds, link.tunnel.close)
+            link.tunnel.closed.add_done_callback(lambda _: cut.cancel())
 
     def _drains(self, number: int) -> None:
         link = self._links.get(number)
         if link is not None:
             _log.info("the bridge drains a tunnel", bridge=link.bridge, tunnel=number)
             self._roster.drains(number)
+            link.leave()
             self._wake.set()
 
     async def _until_closed(self, link: Link, beacon: str) -> None:
         await asyncio.wait([link.tunnel.closed])
+        link.leave()
         self._links.pop(link.number, None)
         self._roster.gone(link.number)
         self._wake.set()

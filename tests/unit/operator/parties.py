@@ -13,14 +13,16 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
 from cloudtaser.net.tls import Identity
+from cloudtaser.operator.certificates import der
 from cloudtaser.operator.manager import Introduction
 from cloudtaser.operator.trust import Trust, TrustDiffersError
 from cloudtaser.secret import Secret
-from cloudtaser.wire.names import BRIDGE_NAME, bridge_uri, broker_uri
+from cloudtaser.wire.names import BRIDGE_NAME, bridge_uri, broker_uri, successor_uri
 
 FINGERPRINT = "0ad50c05-1153-4508-9237-4cb2912e2c23"
 OTHER_FINGERPRINT = "1bd50c05-1153-4508-9237-4cb2912e2c23"
 CLIENT, SERVER = ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH
+DOCUMENT_SIGNING = ObjectIdentifier("1.3.6.1.5.5.7.3.36")
 TOKEN = "eyJhbGciOiJFUzI1NiJ9.e30.c2ln"
 
 
@@ -100,6 +102,10 @@ class Authority:
     ) -> Leaf:
         return self.issue([broker_uri(FINGERPRINT, instance)], SERVER, public=public, **more)  # type: ignore[arg-type]
 
+    def endorse(self, successor: Authority, fingerprint: str = FINGERPRINT) -> Leaf:
+        """What a rotation from this CA to the next leaves."""
+        return self.issue([successor_uri(fingerprint, der(successor.certificate))], DOCUMENT_SIGNING)
+
     def pod_server(self) -> Leaf:
         return self.issue([], SERVER, dns=(BRIDGE_NAME, f"*.{BRIDGE_NAME}"))
 
@@ -129,6 +135,7 @@ class FakeManager:
 
     trust: Trust | None = None
     pod_ca: str | None = None
+    former_pod_cas: str = ""
     asked: list[tuple[bytes, bytes]] = field(default_factory=list)
     broken: Exception | None = None
 
@@ -146,10 +153,11 @@ class FakeManager:
             raise self.broken
         return self.trust
 
-    async def keep(self, trust: Trust, pod_ca: str) -> None:
-        if self.trust is not None and self.trust.tunnel_ca_der != trust.tunnel_ca_der:
+    async def keep(self, trust: Trust, pod_ca: str, former_pod_cas: str = "") -> None:
+        pinned = self.trust
+        if pinned is not None and pinned.tunnel_ca_der != trust.tunnel_ca_der and not trust.succeeds(pinned):
             raise TrustDiffersError("another tunnel CA is pinned")
-        self.trust, self.pod_ca = trust, pod_ca
+        self.trust, self.pod_ca, self.former_pod_cas = trust, pod_ca, former_pod_cas
 
 
 class ScriptedDialogue:

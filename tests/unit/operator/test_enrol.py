@@ -22,6 +22,7 @@ from cloudtaser.operator.certificates import der, spki_der
 from cloudtaser.operator.config import Config
 from cloudtaser.operator.enrol import Enrol
 from cloudtaser.operator.exchange import Certified
+from cloudtaser.operator.succession import Former
 from cloudtaser.operator.trust import Trust
 from cloudtaser.secret import Secret
 from cloudtaser.wire.bootstrap import (
@@ -218,11 +219,11 @@ async def test_what_could_not_be_stored_is_asked_for_again_with_the_same_key(rig
     failures = iter([UnavailableError("the API server is away"), None])
     keep = rig.manager.keep
 
-    async def flaky(trust: Trust, pod_ca: str) -> None:
+    async def flaky(trust: Trust, pod_ca: str, former_pod_cas: str = "") -> None:
         failure = next(failures)
         if failure is not None:
             raise failure
-        await keep(trust, pod_ca)
+        await keep(trust, pod_ca, former_pod_cas)
 
     rig.manager.keep = flaky  # type: ignore[method-assign]  # a failure that passes
     await rig.run()
@@ -264,3 +265,34 @@ async def test_20_replicas_at_once_all_get_in_and_agree(rig: Rig) -> None:
     results = await asyncio.gather(*(rig.run() for _ in range(20)))
     assert {certified.trust.short for certified in results} == {TUNNEL.trust.short}
     assert len({certified.identity.certificate_pem for certified in results}) == 20
+
+
+async def test_a_replica_that_slept_through_a_rotation_follows_what_another_stored(rig: Rig) -> None:
+    after = Authority("next")
+    rig.manager.trust = TUNNEL.trust
+    enrol = rig.enrol(patience=0.2)
+    waiting = asyncio.ensure_future(enrol.run())
+    await eventually(lambda: rig.room.beacon.rooms.parked == 1, "parked where nobody comes any more")
+    back = rig.responder(Mode.RETURN, ca=after)
+    rig.manager.trust = Trust(
+        after.pem, der(after.certificate), (Former(TUNNEL.pem, TUNNEL.endorse(after).pem),)
+    )
+    certified = await asyncio.wait_for(waiting, 10)
+    assert certified.trust.tunnel_ca == after.pem
+    assert len(back.requests) == 1
+
+
+async def test_a_running_replica_is_moved_by_no_config_map_that_its_ca_did_not_endorse(rig: Rig) -> None:
+    evil = Authority("evil")
+    rig.manager.trust = TUNNEL.trust
+    enrol = rig.enrol(patience=0.2)
+    waiting = asyncio.ensure_future(enrol.run())
+    await eventually(lambda: rig.room.beacon.rooms.parked == 1, "parked")
+    squatter = rig.responder(Mode.RETURN, ca=evil)
+    rig.manager.trust = evil.trust
+    await asyncio.sleep(1.0)
+    assert not waiting.done()
+    assert squatter.matches == 0
+    assert enrol.trust == TUNNEL.trust
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)

@@ -33,6 +33,7 @@ from tests.unit.operator.parties import (
     TOKEN,
     Authority,
     FakeManager,
+    Leaf,
     ScriptedDialogue,
 )
 
@@ -229,6 +230,84 @@ async def test_a_proven_bridge_cannot_move_us_to_another_tunnel_ca() -> None:
     dialogue = ScriptedDialogue(proof(), answer(lambda request: good_answer(request, evil)))
     with pytest.raises(ProtocolError, match="another tunnel CA"):
         await again(dialogue, manager)
+    assert manager.trust == TUNNEL.trust
+
+
+NEXT, NEXT_POD = Authority("next"), Authority("next pod")
+
+
+def rotated(endorsement: str, former_pod_cas: str = POD.pem) -> Callable[[ScriptedDialogue], bytes]:
+    """The answer of a bridge during a rotation."""
+    return answer(
+        lambda request: replace(
+            good_answer(request, NEXT),
+            pod_ca=NEXT_POD.pem,
+            endorsement=endorsement,
+            former_pod_cas=former_pod_cas,
+        )
+    )
+
+
+async def test_an_endorsed_tunnel_ca_is_followed_with_the_pod_cas_of_both_sides_of_the_rotation() -> None:
+    manager = FakeManager(trust=TUNNEL.trust)
+    certified = await again(ScriptedDialogue(proof(), rotated(TUNNEL.endorse(NEXT).pem)), manager)
+    assert certified.trust.tunnel_ca == NEXT.pem
+    assert certified.trust.succeeds(TUNNEL.trust)
+    assert manager.trust == certified.trust
+    assert (manager.pod_ca, manager.former_pod_cas) == (NEXT_POD.pem, POD.pem)
+
+
+@pytest.mark.parametrize(
+    ("endorsement", "why"),
+    [
+        (NEXT.endorse(NEXT), "not signed by the pinned one"),
+        (Authority("tunnel").endorse(NEXT), "not signed by the pinned one"),
+        (TUNNEL.endorse(Authority("x")), "names another one"),
+        (TUNNEL.endorse(NEXT, OTHER_FINGERPRINT), "no successor of this cluster"),
+        (TUNNEL.bridge(), "no successor of this cluster"),
+    ],
+)
+async def test_without_the_pinned_cas_endorsement_nothing_is_followed_or_stored(
+    endorsement: Leaf, why: str
+) -> None:
+    manager = FakeManager(trust=TUNNEL.trust)
+    with pytest.raises(ProtocolError, match=why):
+        await again(ScriptedDialogue(proof(), rotated(endorsement.pem)), manager)
+    assert manager.trust == TUNNEL.trust
+    assert manager.pod_ca is None
+
+
+async def test_a_pin_of_the_first_ca_fits_after_every_rotation_that_was_followed() -> None:
+    pin = "spki-sha256:" + hashlib.sha256(spki_der(TUNNEL.certificate)).hexdigest()
+    manager = FakeManager(trust=TUNNEL.trust)
+    dialogue = ScriptedDialogue(proof(), rotated(TUNNEL.endorse(NEXT).pem))
+    followed = (await again(dialogue, manager, pin=pin)).trust
+    applicant = Applicant(FINGERPRINT, manager, BrokerKey.generate(), pin)
+    later = ScriptedDialogue(proof(NEXT), rotated(""))
+    assert (await come_back(later, applicant, followed)).trust == followed
+    with pytest.raises(ProtocolError, match="not the pinned one"):
+        await come_back(ScriptedDialogue(proof(NEXT), rotated("")), applicant, NEXT.trust)
+
+
+async def test_a_first_initialisation_follows_no_endorsement_away_from_the_pin() -> None:
+    pin = "spki-sha256:" + hashlib.sha256(spki_der(TUNNEL.certificate)).hexdigest()
+    with pytest.raises(ProtocolError, match="not the pinned one"):
+        await first(ScriptedDialogue(rotated(TUNNEL.endorse(NEXT).pem)), FakeManager(), pin)
+
+
+@pytest.mark.parametrize(
+    ("formers", "why"),
+    [
+        (POD.bridge().pem, "not a CA"),
+        (NEXT.pem, "one CA for both"),
+        (TUNNEL.pem, "one CA for both"),
+        (POD.pem * 9, "9 former pod CAs"),
+    ],
+)
+async def test_former_pod_cas_are_cas_for_pods_and_few(formers: str, why: str) -> None:
+    manager = FakeManager(trust=TUNNEL.trust)
+    with pytest.raises(ProtocolError, match=why):
+        await again(ScriptedDialogue(proof(), rotated(TUNNEL.endorse(NEXT).pem, formers)), manager)
     assert manager.trust == TUNNEL.trust
 
 

@@ -64,6 +64,7 @@ class Rig:
 
     def __init__(self) -> None:
         self.pod_ca: str | None = POD.pem
+        self.stored_pod_ca: str | None = POD.pem
         self.identity: Identity = POD.pod_server().identity
         self.made = 0
         self.broken = False
@@ -77,6 +78,9 @@ class Rig:
         self.metrics = Metrics()
         self.streams = OperatorStreams(self, self.metrics, clock=lambda: self.now)
         self.links: list[Link] = []
+
+    async def refresh_pod_ca(self) -> None:
+        self.pod_ca = self.stored_pod_ca
 
     async def operator_token(self) -> Secret:
         return Secret(b"operator-token")
@@ -169,6 +173,15 @@ async def test_nothing_is_sent_to_who_is_not_under_the_pod_ca(rig: Rig) -> None:
     await rig.link()
     await eventually(lambda: rig.count("failed") > 0, "a failure is counted")
     assert rig.requests == []
+
+
+async def test_the_pod_ca_that_another_replica_stored_is_taken_when_a_bridge_shows_it(rig: Rig) -> None:
+    after = Authority("the next pod CA")
+    rig.identity = after.pod_server().identity
+    rig.stored_pod_ca = after.pem
+    await rig.link()
+    await rig.request(1)
+    assert rig.names[-1] == f"{pod_ca_label(der(after.certificate))}.{BRIDGE_NAME}"
 
 
 async def test_it_ends_with_its_link(rig: Rig) -> None:

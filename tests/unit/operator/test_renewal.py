@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 import hashlib
 from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -24,7 +25,7 @@ from cloudtaser.operator.exchange import Certified
 from cloudtaser.operator.metrics import Metrics
 from cloudtaser.operator.renewal import Renewal, renewal_time
 from cloudtaser.operator.trust import Trust
-from cloudtaser.operator.tunnels import Tunnels
+from cloudtaser.operator.tunnels import Link, Tunnels
 from cloudtaser.wire.bootstrap import (
     InitAnswer,
     Mode,
@@ -57,6 +58,13 @@ class FakeTunnels(Pipes):
         self.used: list[tuple[Identity, Trust]] = []
         self.changed = asyncio.Event()
         self.on_rejected: Callable[[], None] = lambda: None
+        self.links: list[Link] = []
+        self.rooms: list[bytes] = []
+
+    def pick(self, room: bytes, preferred: Link | None = None) -> Link | None:
+        self.rooms.append(room)
+        live = [link for link in self.links if not link.tunnel.draining]
+        return preferred if preferred in live else next(iter(live), None)
 
     def use(self, identity: Identity, trust: Trust) -> None:
         self.used.append((identity, trust))
@@ -65,6 +73,7 @@ class FakeTunnels(Pipes):
 
 class FakeEnrol:
     def __init__(self, lifetime: dt.timedelta) -> None:
+        self.trust: Trust | None = None
         self.lifetime = lifetime
         self.runs = 0
 
@@ -98,19 +107,25 @@ class Rig:
             cast("Tunnels", self.tunnels),
             self.metrics,
             pause=0.05,
+            hint_spread=0.05,
         )
         self.tasks.append(asyncio.ensure_future(self.renewal.run()))
 
-    async def tunnel(self) -> None:
-        mine, theirs = await tunnel_pair(self.half)
+    async def tunnel(self, half: BridgeHalf | None = None) -> Link:
+        mine, theirs = await tunnel_pair(half or self.half)
         self.tunnels.tunnels.append(mine)
         self.bridges.append(theirs)
+        link = cast("Link", SimpleNamespace(tunnel=mine, bridge=f"b{len(self.bridges)}"))
+        self.tunnels.links.append(link)
+        return link
 
-    def accept_renewals(self, ca: Authority = TUNNEL) -> None:
+    def accept_renewals(self, ca: Authority = TUNNEL, after: Authority | None = None) -> None:
+        """As a bridge under `ca` that, with `after`, is in the middle of a rotation."""
+
         def accept(opening: Opening) -> asyncio.Protocol:
             room = TUNNEL.trust.return_room
             dialogue = NoiseDialogue(Channel.responder(derive_psk(FINGERPRINT), prologue(room, Mode.RETURN)))
-            self.tasks.append(asyncio.ensure_future(answer(dialogue, ca)))
+            self.tasks.append(asyncio.ensure_future(answer(dialogue, ca, after)))
             return dialogue
 
         self.half.others[Kind.RENEW] = accept
@@ -130,7 +145,7 @@ class Rig:
             await tunnel.closed
 
 
-async def answer(dialogue: NoiseDialogue, ca: Authority) -> None:
+async def answer(dialogue: NoiseDialogue, ca: Authority, after: Authority | None) -> None:
     try:
         await dialogue.establish(5)
         bridge = ca.bridge()
@@ -138,9 +153,12 @@ async def answer(dialogue: NoiseDialogue, ca: Authority) -> None:
         dialogue.send(proof.encode())
         request = ReturnRequest.decode(await dialogue.receive(5))
         csr = x509.load_pem_x509_csr(request.csr.encode())
+        endorsement = ca.endorse(after).pem if after else ""
+        ca = after or ca
         leaf = ca.broker("renewed", cast("ec.EllipticCurvePublicKey", csr.public_key()))
         info_hash = hashlib.sha256(der(ca.certificate)).hexdigest()
-        dialogue.send(InitAnswer(ca.pem, POD.pem, leaf.pem, info_hash, "cloudtaser/0ad50c05").encode())
+        space = "cloudtaser/0ad50c05"
+        dialogue.send(InitAnswer(ca.pem, POD.pem, leaf.pem, info_hash, space, endorsement).encode())
         await dialogue.receive(5)
     except CloudtaserError:
         dialogue.close()
@@ -201,3 +219,44 @@ async def test_a_certificate_that_bridges_refuse_is_replaced_by_the_rooms(rig: R
     await rig.used(1)
     rig.tunnels.on_rejected()
     assert [name(identity) for identity in await rig.used(2)] == ["room1", "room2"]
+
+
+async def test_a_hint_renews_soon_through_the_bridge_that_gave_it_and_two_at_once_are_one(rig: Rig) -> None:
+    idle = BridgeHalf()
+    await rig.tunnel(idle)
+    hinting = await rig.tunnel()
+    rig.accept_renewals()
+    rig.run(FakeEnrol(dt.timedelta(hours=24)))
+    await rig.used(1)
+    rig.renewal.hint(hinting)
+    rig.renewal.hint(hinting)
+    assert [name(identity) for identity in await rig.used(2)] == ["room1", "renewed"]
+    assert [opening.kind for opening in rig.half.openings] == [Kind.RENEW]
+    assert idle.openings == []
+    await asyncio.sleep(0.2)
+    assert len(rig.tunnels.used) == 2
+
+
+async def test_a_hint_from_a_bridge_that_is_gone_renews_through_another(rig: Rig) -> None:
+    gone = await rig.tunnel()
+    await rig.tunnel()
+    rig.accept_renewals()
+    rig.run(FakeEnrol(dt.timedelta(hours=24)))
+    await rig.used(1)
+    gone.tunnel.abort()
+    rig.renewal.hint(gone)
+    assert [name(identity) for identity in await rig.used(2)] == ["room1", "renewed"]
+
+
+async def test_a_rotation_is_followed_through_the_tunnel_and_never_forgotten(rig: Rig) -> None:
+    after = Authority("next")
+    await rig.tunnel()
+    rig.accept_renewals(TUNNEL, after)
+    enrol = FakeEnrol(dt.timedelta(seconds=0.1))
+    rig.run(enrol)
+    await rig.used(2)
+    assert [trust.tunnel_ca for _, trust in rig.tunnels.used] == [TUNNEL.pem, after.pem]
+    assert enrol.trust is not None
+    assert enrol.trust.tunnel_ca == after.pem
+    assert rig.manager.trust == enrol.trust
+    assert rig.tunnels.rooms[0] == TUNNEL.trust.operational_room

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from cloudtaser.errors import ConfigError, RefusedError
 from cloudtaser.kube.client import KubeApi
 from cloudtaser.kube.errors import ConflictError
 from cloudtaser.kube.objects import ConfigMap
+from cloudtaser.operator.succession import Former
 from cloudtaser.operator.trust import Trust, TrustDiffersError, TrustStore
 from cloudtaser.wire.hashes import operational_room, return_room
 from cloudtaser.wire.names import POD_CA_CONFIGMAP, SYSTEM_NAMESPACE, TRUST_CONFIGMAP
@@ -64,7 +66,7 @@ async def test_the_rooms_hash_is_in_no_config_map_that_pods_may_read(kube: KubeA
     private = await kube.get_config_map(SYSTEM_NAMESPACE, TRUST_CONFIGMAP)
     assert public is not None
     assert private is not None
-    assert list(public.data) == ["pod-ca.crt"]
+    assert public.data == {"pod-ca.crt": TWO.pem, "pod-ca-bundle.crt": TWO.pem}
     assert private.data["info-hash"] == ONE.trust.operational_room.hex()
 
 
@@ -84,7 +86,7 @@ async def test_of_two_replicas_with_different_cas_the_second_refuses_and_changes
     assert len(refused) == 1
     assert "impostor" in refused[0].diagnostic()
     kept = await store(kube).read()
-    assert kept == (ONE if results[0] is None else TWO).trust
+    assert kept == (ONE if results[0] is True else TWO).trust
 
 
 async def test_a_pod_ca_follows_the_trusted_bridge_and_other_keys_stay(kube: KubeApi) -> None:
@@ -92,7 +94,77 @@ async def test_a_pod_ca_follows_the_trusted_bridge_and_other_keys_stay(kube: Kub
     assert await store(kube).keep_pod_ca(TWO.pem)
     found = await kube.get_config_map(SYSTEM_NAMESPACE, POD_CA_CONFIGMAP)
     assert found is not None
-    assert found.data == {"mine": "kept", "pod-ca.crt": TWO.pem}
+    assert found.data == {"mine": "kept", "pod-ca.crt": TWO.pem, "pod-ca-bundle.crt": TWO.pem}
+
+
+async def test_the_bundle_holds_the_pod_cas_that_are_still_served(kube: KubeApi) -> None:
+    await store(kube).keep_pod_ca(ONE.pem)
+    assert await store(kube).keep_pod_ca(TWO.pem, ONE.pem)
+    assert not await store(kube).keep_pod_ca(TWO.pem, ONE.pem)
+    found = await kube.get_config_map(SYSTEM_NAMESPACE, POD_CA_CONFIGMAP)
+    assert found is not None
+    assert found.data == {"pod-ca.crt": TWO.pem, "pod-ca-bundle.crt": TWO.pem + ONE.pem}
+    assert await store(kube).keep_pod_ca(TWO.pem)
+    found = await kube.get_config_map(SYSTEM_NAMESPACE, POD_CA_CONFIGMAP)
+    assert found is not None
+    assert found.data["pod-ca-bundle.crt"] == TWO.pem
+
+
+def successor(to: Authority, *formers: Authority) -> Trust:
+    """Trust in `to`, which the last of `formers` endorsed, and so on back."""
+    chain = [*formers, to]
+    lineage = tuple(Former(ca.pem, ca.endorse(after).pem) for ca, after in itertools.pairwise(chain))
+    return Trust(to.pem, to.trust.tunnel_ca_der, lineage)
+
+
+async def test_an_endorsed_successor_takes_the_place_of_the_pinned_ca_and_its_lineage_is_kept(
+    kube: KubeApi,
+) -> None:
+    await store(kube).keep(ONE.trust)
+    followed = successor(TWO, ONE)
+    assert await store(kube).keep(followed)
+    assert await store(kube).read() == followed
+    data = await kube.get_config_map(SYSTEM_NAMESPACE, TRUST_CONFIGMAP)
+    assert data is not None
+    assert data.data["info-hash"] == TWO.trust.operational_room.hex()
+    third = Authority("three")
+    assert await store(kube).keep(successor(third, TWO))
+    kept = await store(kube).read()
+    assert kept is not None
+    assert [former.tunnel_ca for former in kept.lineage] == [ONE.pem, TWO.pem]
+    assert kept.succeeds(ONE.trust)
+
+
+async def test_of_replicas_that_follow_one_rotation_all_succeed_and_one_endorsement_is_kept(
+    kube: KubeApi,
+) -> None:
+    await store(kube).keep(ONE.trust)
+    assert all(await asyncio.gather(*(store(kube).keep(successor(TWO, ONE)) for _ in range(6))))
+    kept = await store(kube).read()
+    assert kept is not None
+    assert kept.tunnel_ca == TWO.pem
+    assert len(kept.lineage) == 1
+
+
+async def test_a_replica_that_is_behind_takes_nothing_back(kube: KubeApi) -> None:
+    followed = successor(TWO, ONE)
+    await store(kube).keep(followed)
+    assert not await store(kube).keep(ONE.trust)
+    assert await store(kube).read() == followed
+
+
+async def test_a_replica_that_missed_a_rotation_cannot_take_another_branch(kube: KubeApi) -> None:
+    await store(kube).keep(successor(TWO, ONE))
+    with pytest.raises(TrustDiffersError):
+        await store(kube).keep(successor(Authority("three"), ONE))
+
+
+async def test_a_stored_lineage_that_proves_nothing_is_not_believed(kube: KubeApi) -> None:
+    data = {"tunnel-ca.crt": TWO.pem, "tunnel-ca-lineage.crt": ONE.pem + Authority("evil").endorse(TWO).pem}
+    await kube.create_config_map(SYSTEM_NAMESPACE, TRUST_CONFIGMAP, data)
+    read = await store(kube).read()
+    assert read == TWO.trust
+    assert read.formers == []
 
 
 async def test_an_empty_config_map_is_filled(kube: KubeApi) -> None:

@@ -168,19 +168,74 @@ async def test_bridges_that_refuse_our_certificate_are_reported(rig: Rig) -> Non
     await asyncio.wait_for(rejected.wait(), 20)
 
 
-async def test_new_tunnels_show_the_new_certificate_and_old_ones_stay(rig: Rig) -> None:
+async def test_with_a_new_certificate_new_tunnels_stand_before_the_old_ones_go(rig: Rig) -> None:
     bridge = rig.bridge(CA.bridge("b1"))
     rig.run()
     await eventually(lambda: len(rig.names()) == 2, "two tunnels")
     old = rig.tunnels.live
+    least = [2]
+    for link in old:
+        link.leaving.add_done_callback(lambda _: least.append(len(rig.tunnels.live)))
     renewed = CA.broker("k2")
     rig.tunnels.use(renewed.identity, CA.trust)
     assert rig.tunnels.live == old
-    old[0].tunnel.abort()
-    await eventually(lambda: len(bridge.tunnels) >= 3 and len(rig.names()) == 2, "a third")
+    await eventually(lambda: len(rig.names()) == 2 and not set(old) & set(rig.tunnels.live), "two new ones")
+    assert min(least) == 2
+    for link in old:
+        await asyncio.wait_for(link.tunnel.closed, 5)
+        assert link.tunnel.error is None
     shown = [tunnel.get_extra_info("ssl_object") for tunnel in bridge.tunnels if not tunnel.draining]
-    own = [peer_certificate(tls).serial_number == renewed.certificate.serial_number for tls in shown]
-    assert sorted(own) == [False, True]
+    serials = {peer_certificate(tls).serial_number for tls in shown}
+    assert serials == {renewed.certificate.serial_number}
+
+
+async def test_streams_of_an_old_tunnel_end_by_themselves_while_new_ones_go_to_the_new(rig: Rig) -> None:
+    rig.bridge(CA.bridge("b1"))
+    rig.run()
+    await eventually(lambda: len(rig.names()) == 2, "two tunnels")
+    running = Echo(quiet=True)
+    old = rig.tunnels.open(Opening(Kind.POD), running)
+    rig.tunnels.use(CA.broker("k2").identity, CA.trust)
+    await eventually(lambda: old.leaving.done(), "the old ones are given up")
+    assert rig.tunnels.open(Opening(Kind.POD), Echo()) in rig.tunnels.live
+    assert running.transport is not None
+    running.transport.write(b"still running")
+    running.transport.write_eof()
+    assert await asyncio.wait_for(running.lost, 5) is None
+    assert running.heard == b"still running"
+    await asyncio.wait_for(old.tunnel.closed, 5)
+
+
+async def test_a_stream_that_never_ends_is_cut_when_its_time_is_over(rig: Rig) -> None:
+    rig.tunnels = Tunnels(FINGERPRINT, rig.beacons, lambda link, opening, stream: None, retire_seconds=0.2)
+    rig.bridge(CA.bridge("b1"))
+    rig.run()
+    await eventually(lambda: len(rig.names()) == 2, "two tunnels")
+    endless = Echo(quiet=True)
+    rig.tunnels.open(Opening(Kind.POD), endless)
+    rig.tunnels.use(CA.broker("k2").identity, CA.trust)
+    await asyncio.wait_for(endless.lost, 10)
+    assert len(rig.tunnels.live) == 2
+
+
+async def test_a_rotated_ca_moves_the_tunnels_to_its_room_and_the_old_ones_serve_meanwhile(rig: Rig) -> None:
+    after = Authority()
+    rig.bridge(CA.bridge("b1"))
+    rig.run()
+    await eventually(lambda: len(rig.names()) == 2, "two tunnels")
+    old = rig.tunnels.live
+    rig.tunnels.use(after.broker().identity, after.trust)
+    await eventually(lambda: rig.beacons.parked(after.trust.operational_room) == 2, "parked in the new room")
+    assert rig.beacons.parked(CA.trust.operational_room) == 0
+    assert rig.tunnels.parked
+    assert rig.tunnels.live == old
+    assert rig.tunnels.pick(CA.trust.operational_room) in old
+    assert rig.tunnels.pick(after.trust.operational_room) is None
+    moved = FakeBridge(rig.room, after.trust.operational_room, after.bridge("b1").identity, after.pem)
+    rig.bridges.append(moved)
+    moved.park(2)
+    await eventually(lambda: len(rig.names()) == 2 and not set(old) & set(rig.tunnels.live), "moved")
+    assert rig.tunnels.pick(CA.trust.operational_room) is None
 
 
 async def test_draining_ends_when_the_last_stream_does(rig: Rig) -> None:
