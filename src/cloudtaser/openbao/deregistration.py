@@ -39,6 +39,10 @@ async def deregister(
     for record in layout.cluster_records(fingerprint):
         path = layout.record_path(record, "metadata")
         await steps.remove(layout.system_namespace, path, f"forget the record {record.rsplit('/', 1)[-1]}")
+    if recorded is None or recorded.pregenerated:  # None: a run before this one may have been cut off here
+        for record in layout.pair_records(fingerprint):
+            path = layout.record_path(record, "metadata")
+            await steps.remove(layout.system_namespace, path, "forget a stored pair")
     if name is not None:
         space = layout.space(name)
         if not layout.has_namespaces:  # there the bridges' policies name each space

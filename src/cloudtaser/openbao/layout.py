@@ -30,6 +30,9 @@ DEFAULT_ROLE: Final = "default"
 OPERATOR_ROLE: Final = "cloudtaser-operator"
 POD_TOKEN_ROLE: Final = "cloudtaser-pod"  # noqa: S105  # a role's name
 
+PARTIES: Final = ("bridge", "broker", "bridge-pod")
+"""Whose pairs are stored in the pre-generated form."""
+
 _NO_NAMESPACE: Final = "cloudtaser-no-such-namespace"
 _RECORDS_MOUNT: Final = "cloudtaser"
 _OURS: Final = f"{_RECORDS_MOUNT}-"  # how the mounts and roles of a server without namespaces begin
@@ -187,6 +190,7 @@ class Layout:
     shared_mount: Final = "shared"
     clusters: Final = "clusters"
     bridges: Final = "bridges"
+    pairs: Final = "system"
 
     def __init__(self, system_namespace: str = SYSTEM_NAMESPACE, form: Form = Form.NAMESPACES) -> None:
         self.form = form
@@ -268,6 +272,14 @@ class Layout:
     def reads(self, fingerprint: str, bridge_id: str) -> str:
         """Which paths one bridge let be read since the cluster was initialised."""
         return f"{self.all_reads(fingerprint)}/{check_bridge_id(bridge_id)}"
+
+    def pair(self, fingerprint: str, party: str) -> str:
+        """A stored pair of certificate and key, in the pre-generated form."""
+        return f"{self.pairs}/bridge-{fingerprint}-{party}"
+
+    def pair_records(self, fingerprint: str) -> tuple[str, ...]:
+        """All stored pairs of one cluster."""
+        return tuple(self.pair(fingerprint, party) for party in PARTIES)
 
     def cluster_records(self, fingerprint: str) -> tuple[str, ...]:
         """All records of one cluster, in the order in which a deregistration removes them."""

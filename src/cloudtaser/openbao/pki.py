@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -116,10 +116,17 @@ def _own_settings(role: PkiRole, fingerprint: str) -> dict[str, Any]:
             return lives | {"allowed_uri_sans": uris, "ext_key_usage_oids": [_DOCUMENT_SIGNING]}
 
 
+class SigningRole(Protocol):
+    """What `sign` needs of a role: where it lies, and by `str` its name."""
+
+    def mount(self, space: Space) -> str:
+        """The authority's mount."""
+
+
 async def sign(
     client: OpenBao,
     space: Space,
-    role: PkiRole,
+    role: SigningRole,
     csr_pem: str | bytes,
     *,
     uris: Iterable[str] = (),

@@ -125,6 +125,7 @@ def _bridge_records(layout: Layout, fingerprint: str) -> dict[str, Any]:
         _record(layout, layout.keys(fingerprint)): ["create", "read", "update"],
         _record(layout, layout.grants(fingerprint)): ["read"],
         _record(layout, layout.revoked(fingerprint)): ["read"],
+        **{_record(layout, path): ["read"] for path in _pairs(layout, fingerprint)},
     }
 
 
@@ -148,6 +149,11 @@ def _first_writes(space: Space, prefix: str) -> dict[str, Any]:
 def _reach(layout: Layout, space: Space) -> str:
     """What stands before a path of the space, seen from where bridges' policies are."""
     return f"{space.name}/" if layout.has_namespaces else ""
+
+
+def _pairs(layout: Layout, fingerprint: str) -> Iterable[str]:
+    """The pairs of a cluster; for any cluster all there are, since `+` stands for a whole segment only."""
+    return [f"{layout.pairs}/*"] if fingerprint == "+" else layout.pair_records(fingerprint)
 
 
 def _pattern_space(name: str) -> Space:

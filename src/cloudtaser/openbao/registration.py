@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from cloudtaser.errors import UsageError
-from cloudtaser.openbao import policies
+from cloudtaser.openbao import policies, pregenerated
 from cloudtaser.openbao.authorities import Authority, ensure_authority
 from cloudtaser.openbao.bridge_token import bridge_rights
 from cloudtaser.openbao.client import OpenBao
@@ -29,6 +29,7 @@ from cloudtaser.openbao.layout import (
     check_space_name,
 )
 from cloudtaser.openbao.pki import PkiRole, role_settings
+from cloudtaser.openbao.pregenerated import Authorities
 from cloudtaser.openbao.records import Records, Registered, instant
 from cloudtaser.openbao.roles import default_role, operator_role, pod_token_role
 from cloudtaser.openbao.spaces import claim, ensure_system, find_space
@@ -75,6 +76,7 @@ async def register(
     space: str | None = None,
     join_code: bool = False,
     broker_addresses: tuple[str, ...] = (),
+    pregenerate: bool = False,
     dry_run: bool = False,
     form: Form | None = None,
     layout: Layout | None = None,
@@ -84,7 +86,8 @@ async def register(
 
     `space` names the space where the default name belongs to another cluster; `join_code` asks for a code
     that the operator must then show, and makes any earlier one void; `form` is the layout for a server that
-    holds none yet. Raises UsageError, OpenBaoError, UnavailableError.
+    holds none yet; `pregenerate` stores pairs of one year for bridge and broker, and a later run without it
+    looks after them. Raises UsageError, OpenBaoError, UnavailableError.
     """
     check_fingerprint(fingerprint)
     if space is not None:
@@ -101,6 +104,10 @@ async def register(
     await restore_grants(steps, layout, place, fingerprint)
     others = [] if layout.has_namespaces else await registered_spaces(client, layout, without=fingerprint)
     await bridge_rights(steps, layout, sorted([*others, (fingerprint, place)]))
+    pregenerate = pregenerate or (recorded is not None and recorded.pregenerated)
+    if pregenerate:
+        both = Authorities(tunnel_ca.pem, pod_ca.pem) if tunnel_ca and pod_ca else None
+        await pregenerated.pregenerate(steps, layout, place, fingerprint, both, now=moment)
     initialized = recorded is not None and await records.initialized(fingerprint) is not None
     if join_code and initialized:
         raise UsageError(
@@ -125,6 +132,7 @@ async def register(
         policies=place.policies,
         mounts=place.mounts,
         broker_addresses=broker_addresses,
+        pregenerated=pregenerate,
     )
     if recorded is not None:
         wanted = _carry_over(
