@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from cryptography import x509
@@ -18,11 +18,19 @@ from cloudtaser.bridge import keyset, tokens
 from cloudtaser.bridge.cluster import Cluster
 from cloudtaser.bridge.csr import CertificateRequest, read_csr
 from cloudtaser.bridge.tokens import KeySet, TokenRefused
-from cloudtaser.errors import CloudtaserError, ProtocolError
+from cloudtaser.errors import CloudtaserError, ProtocolError, RefusedError
 from cloudtaser.net.log import get_logger
 from cloudtaser.openbao.records import Initialized, Records, Registered, instant, seconds
 from cloudtaser.wire import bootstrap as wire
-from cloudtaser.wire.bootstrap import InitAnswer, InitRequest, Refusal, RefusalCode, ReturnRequest
+from cloudtaser.wire.bootstrap import (
+    InitAnswer,
+    InitRequest,
+    Refusal,
+    RefusalCode,
+    ReturnRequest,
+    VersionError,
+    refusal_in,
+)
 from cloudtaser.wire.names import return_audience
 
 AGAIN_WITHIN: Final = 600.0
@@ -35,10 +43,11 @@ _log = get_logger("bridge.bootstrap")
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """A broker certificate: PEM and serial number."""
+    """A broker certificate: PEM and serial number; in the pre-generated form with its key, PEM."""
 
     certificate_pem: str
     serial: int
+    key: str = field(default="", repr=False)
 
 
 Certify = Callable[[CertificateRequest, str], Awaitable[Signed]]
@@ -48,8 +57,11 @@ Certify = Callable[[CertificateRequest, str], Awaitable[Signed]]
 class Denied(Exception):
     """The operator asked for what it may not have. It hears `message`; `reason` is for the log."""
 
-    def __init__(self, error: RefusalCode, message: str, reason: str = "") -> None:
+    def __init__(
+        self, error: RefusalCode, message: str, reason: str = "", speaks: tuple[int, ...] = ()
+    ) -> None:
         super().__init__(message)
+        self.speaks = speaks
         self.error: RefusalCode = error
         self.message = message
         self.reason = reason or message
@@ -57,7 +69,7 @@ class Denied(Exception):
     @property
     def answer(self) -> Refusal:
         """What is sent."""
-        return Refusal(self.error, self.message)
+        return Refusal(self.error, self.message, self.speaks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +108,23 @@ class Responder:
 
     async def first_time(self, payload: bytes, handshake_hash: bytes) -> Granted | Denied:
         """Judge an InitRequest. ProtocolError when it is none; everything else is an answer."""
-        return await self._judge(self._first_time(InitRequest.decode(payload), handshake_hash))
+        try:
+            request = InitRequest.decode(payload)
+        except VersionError as error:
+            return _of_version(error)
+        return await self._judge(self._first_time(request, handshake_hash))
 
     async def coming_back(
         self, payload: bytes, handshake_hash: bytes, broker: str | None = None
     ) -> Granted | Denied:
         """Judge a ReturnRequest; `broker` is the id that a renewal inside its own tunnel keeps."""
-        request = ReturnRequest.decode(payload)
+        refusal = refusal_in(payload)
+        if refusal is not None:  # of our proof
+            raise RefusedError(f"the operator refused, {refusal.error}: {refusal.message}")
+        try:
+            request = ReturnRequest.decode(payload)
+        except VersionError as error:
+            return _of_version(error)
         return await self._judge(self._coming_back(request, handshake_hash, broker or new_broker_id()))
 
     async def _judge(self, exchange: Awaitable[Granted]) -> Granted | Denied:
@@ -262,6 +284,7 @@ class Responder:
             space=registered.space,
             endorsement=registered.endorsement,
             former_pod_cas="".join(f"{former.pem.strip()}\n" for former in registered.former_pod_cas),
+            key=signed.key,
         )
         return Granted(answer, broker, signed.serial, first)
 
@@ -274,6 +297,11 @@ def new_broker_id() -> str:
 def initialisable_again(initialized: Initialized, now: float) -> bool:
     """Whether the ten minutes after first initialisation are not over (`now`: seconds since the epoch)."""
     return now < seconds(initialized.at) + AGAIN_WITHIN
+
+
+def _of_version(error: VersionError) -> Denied:
+    refusal = Refusal.of_version(error, "bridge", "operator")
+    return Denied("version", refusal.message, speaks=refusal.speaks)
 
 
 def _checked_csr(pem: str) -> CertificateRequest:

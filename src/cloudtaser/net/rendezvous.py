@@ -41,7 +41,9 @@ class BeaconRefusedError(RefusedError):
     """A beacon said no. `retry_after` is in seconds; None leaves the delay to the caller's backoff."""
 
     def __init__(self, refusal: Refusal, retry_ms: int, on: str) -> None:
-        super().__init__(f"the beacon {_WORDS[refusal]}", on=on)
+        older = "it may be of a newer or older release: upgrade the older of the two"
+        fix = older if refusal is Refusal.BAD_HELLO else ""
+        super().__init__(f"the beacon {_WORDS[refusal]}", on=on, fix=fix)
         self.refusal = refusal
         self.retry_after = retry_ms / 1000 if retry_ms else None
 

@@ -13,10 +13,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from cloudtaser.errors import ProtocolError
@@ -34,7 +40,7 @@ _USAGE: Final = {
 
 @dataclass(frozen=True, slots=True)
 class BrokerKey:
-    """A P-256 key made for one certificate, in memory only, with its CSR and SubjectPublicKeyInfo."""
+    """A P-256 key for one certificate, in memory only, with its CSR and SubjectPublicKeyInfo."""
 
     private: ec.EllipticCurvePrivateKey
     csr_pem: str
@@ -43,7 +49,21 @@ class BrokerKey:
     @classmethod
     def generate(cls) -> BrokerKey:
         """A new key. The CSR names nobody: the bridge takes nothing but the public key from it."""
-        private = ec.generate_private_key(ec.SECP256R1())
+        return cls._of(ec.generate_private_key(ec.SECP256R1()))
+
+    @classmethod
+    def from_pem(cls, text: str) -> BrokerKey:
+        """A key of the pre-generated form, which a bridge hands over. ProtocolError unless it is P-256."""
+        try:
+            private = load_pem_private_key(text.encode("ascii"), None)
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            raise ProtocolError("the key that the bridge sent cannot be read") from None
+        if not isinstance(private, ec.EllipticCurvePrivateKey) or not isinstance(private.curve, ec.SECP256R1):
+            raise ProtocolError("the key that the bridge sent is not P-256")
+        return cls._of(private)
+
+    @classmethod
+    def _of(cls, private: ec.EllipticCurvePrivateKey) -> BrokerKey:
         csr = (
             x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(private, hashes.SHA256())
         )

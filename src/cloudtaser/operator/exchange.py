@@ -41,6 +41,7 @@ from cloudtaser.wire.bootstrap import (
     Refusal,
     ReturnProof,
     ReturnRequest,
+    VersionError,
     decode_answer,
     init_signature_message,
     return_signature_message,
@@ -80,6 +81,7 @@ class BridgeRefusedError(RefusedError):
             "unregistered": "register it with `cloudtaser-cli source register --fingerprint …`",
             "already_initialized": "run `cloudtaser-cli source reset` if it never got a certificate",
             "expired": "register the cluster again: an unused registration lapses after 24 h",
+            "version": "see docs/compatibility.md",
         }
         super().__init__(
             f"the bridge refused: {refusal.message or refusal.error}",
@@ -156,7 +158,7 @@ async def come_back(dialogue: Dialogue, applicant: Applicant, trust: Trust) -> C
     h, key = dialogue.handshake_hash, applicant.key
     ca = load_ca(trust.tunnel_ca, "the pinned tunnel CA", now_utc())
     check_pin(ca, applicant.bridge_pin, trust.formers)
-    proof = ReturnProof.decode(await dialogue.receive(PROOF_SECONDS))
+    proof = _proof(dialogue, await dialogue.receive(PROOF_SECONDS))
     bridge = load_certificate(proof.cert, "the bridge's certificate")
     check_leaf(bridge, ca, fingerprint=applicant.fingerprint, role="bridge", now=now_utc())
     check_signature(bridge, proof.sig, return_signature_message(h))
@@ -168,6 +170,15 @@ async def come_back(dialogue: Dialogue, applicant: Applicant, trust: Trust) -> C
     if certified.trust.tunnel_ca_der != trust.tunnel_ca_der:
         _log.warning("the tunnel CA was rotated", former=trust.short, tunnel_ca=certified.trust.short)
     return certified
+
+
+def _proof(dialogue: Dialogue, payload: bytes) -> ReturnProof:
+    """The bridge's proof; one of another version is refused in words that the bridge can log."""
+    try:
+        return ReturnProof.decode(payload)
+    except VersionError as error:
+        dialogue.send(Refusal.of_version(error, "operator", "bridge").encode())
+        raise
 
 
 async def _answer(dialogue: Dialogue) -> InitAnswer:
@@ -190,9 +201,11 @@ def _check(answer: InitAnswer, applicant: Applicant, pinned: Trust | None, now: 
         raise ProtocolError("the bridge gave one CA for both tunnel and pods")
     certificate = load_certificate(answer.cert, "our certificate")
     party = check_leaf(certificate, ca, fingerprint=applicant.fingerprint, role="broker", now=now)
-    check_own(certificate, applicant.key)
+    # in the pre-generated form the key comes with the certificate
+    key = BrokerKey.from_pem(answer.key) if answer.key else applicant.key
+    check_own(certificate, key)
     return Certified(
-        identity=Identity(pem(certificate).encode(), applicant.key.pem()),
+        identity=Identity(pem(certificate).encode(), key.pem()),
         trust=trust,
         pod_ca=pem(pod_ca),
         name=party.instance,

@@ -13,7 +13,7 @@ import enum
 import hmac
 import re
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, cast, get_args
+from typing import Any, Final, Literal
 
 from cloudtaser.errors import ProtocolError
 from cloudtaser.wire.hashes import is_fingerprint
@@ -24,7 +24,7 @@ VERSION: Final = 1
 LABEL: Final = b"cloudtaser-bootstrap-1"
 MAX_KEYS: Final = 64
 
-RefusalCode = Literal["unregistered", "already_initialized", "expired", "busy", "denied"]
+RefusalCode = Literal["unregistered", "already_initialized", "expired", "busy", "denied", "version"]
 
 _MAX_PEM: Final = 32768
 _MAX_SIGNATURE: Final = 1024
@@ -35,12 +35,28 @@ _CSR: Final = re.compile(
 _CERTIFICATES: Final = re.compile(
     r"(?:-----BEGIN CERTIFICATE-----\s[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----\s*)+", re.ASCII
 )
+_PRIVATE_KEY: Final = re.compile(
+    r"-----BEGIN PRIVATE KEY-----\s[A-Za-z0-9+/=\s]+-----END PRIVATE KEY-----\s*", re.ASCII
+)
+_CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
+_MAX_VERSIONS: Final = 16
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
 _MAX_TOKEN: Final = 16384
 _PRINTABLE: Final = re.compile(r"[\x21-\x7e]+", re.ASCII)
-_OPTIONAL: Final = ("endorsement", "former_pod_cas")
+_OPTIONAL: Final = ("endorsement", "former_pod_cas", "key")
 """Fields of an InitAnswer, all of them PEM, that are there when they have something to say."""
 _HEX_HASH: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+
+
+class VersionError(ProtocolError):
+    """The other side speaks `version` of the bootstrap, which this one does not."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(
+            f"the other side speaks version {str(version)[:20]} of the bootstrap, this one version {VERSION}",
+            fix="upgrade the older of operator and bridge",
+        )
+        self.version = version
 
 
 class Mode(enum.IntEnum):
@@ -136,6 +152,8 @@ class InitAnswer:
     While a CA is being rotated, `endorsement` is a certificate under the former tunnel CA that names
     `tunnel_ca` (`names.successor_uri`), and `former_pod_cas` are the pod CAs that are still served beside
     `pod_ca` (PEM, one after another). Both are empty otherwise, and from bridges that do not know of them.
+    In the pre-generated form `key` is the private key of `cert`, which then is for no key of the operator's:
+    it travels inside Noise only.
     """
 
     tunnel_ca: str
@@ -145,6 +163,7 @@ class InitAnswer:
     space: str
     endorsement: str = ""
     former_pod_cas: str = ""
+    key: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         _check_pem(self.tunnel_ca, _CERTIFICATES, "tunnel_ca")
@@ -155,7 +174,7 @@ class InitAnswer:
         _check_text(self.space, "space", 256)
         for name in _OPTIONAL:
             if getattr(self, name):
-                _check_pem(getattr(self, name), _CERTIFICATES, name)
+                _check_pem(getattr(self, name), _PRIVATE_KEY if name == "key" else _CERTIFICATES, name)
 
     def encode(self) -> bytes:
         """The payload of one Noise message."""
@@ -191,18 +210,24 @@ ReturnAnswer = InitAnswer
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Bridge to operator: no, and why, in one printable line."""
+    """No, and why, in one printable line. `error` is a RefusalCode, or one of a newer release's.
 
-    error: RefusalCode
+    It has no version, so that every release can read it. With `version`, which either side may say of the
+    other's message, `speaks` are the versions that the one who refuses would have understood.
+    """
+
+    error: RefusalCode | str
     message: str
+    speaks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.error not in get_args(RefusalCode):
+        if not _CODE.fullmatch(self.error):
             raise _bad("error")
 
     def encode(self) -> bytes:
         """The payload of one Noise message."""
-        return _dump({"error": self.error, "message": _one_line(self.message)})
+        fields: dict[str, Any] = {"error": self.error, "message": _one_line(self.message)}
+        return _dump(fields | ({"speaks": list(self.speaks)} if self.speaks else {}))
 
     @classmethod
     def decode(cls, data: bytes) -> Refusal:
@@ -211,7 +236,21 @@ class Refusal:
 
     @classmethod
     def _from(cls, fields: dict[str, Any]) -> Refusal:
-        return cls(cast("RefusalCode", _text(fields, "error")), _one_line(_text(fields, "message")))
+        speaks = fields.get("speaks", [])
+        if (
+            not isinstance(speaks, list)
+            or len(speaks) > _MAX_VERSIONS
+            or not all(type(version) is int for version in speaks)
+        ):
+            raise _bad("speaks")
+        return cls(_text(fields, "error"), _one_line(_text(fields, "message")), tuple(speaks))
+
+    @classmethod
+    def of_version(cls, error: VersionError, us: str, them: str) -> Refusal:
+        """What is said to somebody whose message has another version; `us` and `them` as a person calls
+        them."""
+        message = f"the {us} speaks version {VERSION} of the bootstrap, this {them} {str(error.version)[:20]}"
+        return cls("version", f"{message}: upgrade the older of the two", (VERSION,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +299,15 @@ class ReturnRequest:
         return cls(_text(fields, "fingerprint"), _text(fields, "csr"), _text(fields, "token"))
 
 
+def refusal_in(data: bytes) -> Refusal | None:
+    """The refusal that `data` is, if it is one: said instead of a request, by an operator that does not
+    speak the bridge's version."""
+    try:
+        return Refusal.decode(data)
+    except ProtocolError:
+        return None
+
+
 def decode_answer(data: bytes) -> InitAnswer | Refusal:
     """A bridge's answer, whichever it is. ProtocolError on anything else, and on one that is both."""
     fields = _load(data, versioned=False)
@@ -280,7 +328,7 @@ def _dump(fields: dict[str, Any]) -> bytes:
 
 def _load(data: bytes, *, versioned: bool = True) -> dict[str, Any]:
     fields = parse_object(data, what="a bootstrap message", limit=MAX_PAYLOAD)
-    if versioned or "v" in fields:
+    if versioned:
         _check_version(fields)
     return fields
 
@@ -290,10 +338,7 @@ def _check_version(fields: dict[str, Any]) -> None:
     if type(version) is not int:
         raise ProtocolError("a bootstrap message without its version")
     if version != VERSION:
-        raise ProtocolError(
-            f"the other side speaks version {str(version)[:20]} of the bootstrap, this one version {VERSION}",
-            fix="upgrade the older of operator and bridge",
-        )
+        raise VersionError(version)
 
 
 def _bad(name: str) -> ProtocolError:

@@ -63,6 +63,12 @@ class Hello:
         if len(data) != HELLO_SIZE:
             raise ProtocolError(f"a hello has {HELLO_SIZE} bytes, not {len(data)}")
         if data[:4] != MAGIC:
+            if data[:3] == MAGIC[:3] and data[3:4].isdigit():
+                theirs, ours = data[:4].decode(), MAGIC.decode()
+                raise ProtocolError(
+                    f"a hello of a newer or older release: it speaks {theirs}, we {ours}",
+                    fix="upgrade the older of the two",
+                )
             raise ProtocolError("a hello with the wrong magic")
         if data[4] not in (Role.BRIDGE, Role.BROKER):
             raise ProtocolError("a hello with an unknown role")

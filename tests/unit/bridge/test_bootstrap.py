@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import dataclasses
+import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -38,6 +39,7 @@ from cloudtaser.openbao.registration import register
 from cloudtaser.wire.bootstrap import (
     InitAnswer,
     Mode,
+    Refusal,
     ReturnProof,
     decode_answer,
     init_signature_message,
@@ -620,3 +622,27 @@ def test_ten_minutes_are_counted_from_the_record() -> None:
     assert seconds(record.at) == 1000.0
     assert bootstrap.initialisable_again(record, 1599.0)
     assert not bootstrap.initialisable_again(record, 1600.0)
+
+
+# Other releases
+
+
+async def test_an_operator_of_another_release_hears_which_versions_fit(house: House) -> None:
+    side, operator = house.bridge(), house.operator()
+    first = await side.responder.first_time(of_version(2, operator.init_request(HASH)), HASH)
+    again = await side.responder.coming_back(of_version(2, operator.return_request(HASH)), HASH)
+    for outcome in (first, again):
+        assert isinstance(outcome, Denied)
+        assert (outcome.answer.error, outcome.answer.speaks) == ("version", (1,))
+        assert "the bridge speaks version 1 of the bootstrap, this operator 2" in outcome.reason
+    assert await house.records.initialized(house.cluster.fingerprint) is None
+
+
+async def test_an_operator_that_refuses_our_proof_is_logged_in_its_words(house: House) -> None:
+    said = Refusal("version", "the operator speaks version 2 of the bootstrap, this bridge 1")
+    with pytest.raises(RefusedError, match="the operator refused, version: the operator speaks version 2"):
+        await house.bridge().responder.coming_back(said.encode(), HASH)
+
+
+def of_version(version: int, message: bytes) -> bytes:
+    return json.dumps(json.loads(message) | {"v": version}).encode()

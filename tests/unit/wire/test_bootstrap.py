@@ -22,7 +22,9 @@ from cloudtaser.wire.bootstrap import (
     Refusal,
     ReturnProof,
     ReturnRequest,
+    VersionError,
     decode_answer,
+    refusal_in,
 )
 from cloudtaser.wire.noise import MAX_PAYLOAD, PROTOCOL_NAME, Channel
 
@@ -170,6 +172,31 @@ def test_an_answer_says_what_a_rotation_adds_only_while_there_is_one() -> None:
     }
 
 
+def test_a_key_travels_only_in_its_own_field_and_shows_nowhere() -> None:
+    stored = replace(ANSWER, key=KEY)
+    assert decode_answer(stored.encode()) == stored
+    assert "AAAA" not in repr(InitAnswer(CERT, CERT, CERT, "ab" * 32, "s", key=KEY)).replace(repr(CERT), "")
+    for bad in (CERT, KEY + CERT, KEY.replace("PRIVATE", "EC PRIVATE"), 1, None):
+        with pytest.raises(ProtocolError):
+            decode_answer(changed(ANSWER.encode(), key=bad))
+
+
+def test_another_version_is_refused_in_words_that_both_sides_can_show() -> None:
+    for message, decode in ((INIT, InitRequest.decode), (RETURN, ReturnRequest.decode)):
+        with pytest.raises(VersionError, match="version 2 of the bootstrap, this one version 1") as told:
+            decode(changed(message.encode(), v=2))
+    refusal = Refusal.of_version(told.value, "bridge", "operator")
+    assert refusal.message.startswith("the bridge speaks version 1 of the bootstrap, this operator 2")
+    assert decode_answer(refusal.encode()) == refusal_in(refusal.encode()) == refusal
+    assert (refusal.error, refusal.speaks) == ("version", (1,))
+    assert refusal_in(RETURN.encode()) is None
+
+
+def test_a_refusal_of_a_newer_release_is_a_refusal_all_the_same() -> None:
+    newer = b'{"v":7,"error":"not_on_sundays","message":"come\\nback","until":"Monday"}'
+    assert decode_answer(newer) == Refusal("not_on_sundays", "come back")
+
+
 @pytest.mark.parametrize("name", ["endorsement", "former_pod_cas"])
 @pytest.mark.parametrize("value", [None, KEY, CERT + KEY, 1, [CERT], "x", CERT * 2000])
 def test_what_a_rotation_adds_is_certificates_and_nothing_else(name: str, value: object) -> None:
@@ -185,10 +212,11 @@ def test_what_a_rotation_adds_is_certificates_and_nothing_else(name: str, value:
         b"null",
         b'{"v":1,"v":1}',
         b'{"error":"busy","error":"denied","message":""}',
-        b'{"error":"sorry","message":""}',
+        b'{"error":"So sorry","message":""}',
+        b'{"error":"version","message":"","speaks":2}',
+        b'{"error":"version","message":"","speaks":["2"]}',
         b'{"error":"busy"}',
         b'{"error":"busy","message":1}',
-        b'{"v":2,"error":"busy","message":"x"}',
         b'{"error":"busy","message":"x","cert":"y"}',
         b'{"v":1}',
         b"{" * 100_000,

@@ -114,3 +114,12 @@ def test_any_chunking_of_any_bytes_is_heard_alike(pieces: list[bytes]) -> None:
             return str(error)
 
     assert heard(whole) == heard(*pieces) == heard(*[whole[i : i + 1] for i in range(len(whole))])
+
+
+@pytest.mark.parametrize("magic", [b"CTB0", b"CTB2", b"CTB9"])
+def test_a_hello_of_another_release_is_named_as_one(magic: bytes) -> None:
+    hello = magic + Hello(Role.BRIDGE, bytes(32)).encode()[4:]
+    with pytest.raises(ProtocolError, match=f"newer or older release: it speaks {magic.decode()}, we CTB1"):
+        Hello.decode(hello)
+    with pytest.raises(ProtocolError, match="wrong magic"):
+        Hello.decode(b"SSH-" + hello[4:])
