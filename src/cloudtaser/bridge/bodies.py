@@ -10,10 +10,11 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
+from cloudtaser.bridge import mounted
 from cloudtaser.bridge.gate import foreign
 from cloudtaser.bridge.refusal import RequestRefused
 from cloudtaser.errors import ProtocolError
-from cloudtaser.openbao.layout import POD_TOKEN_ROLE
+from cloudtaser.openbao.layout import POD_TOKEN_ROLE, Space
 from cloudtaser.wire.strict_json import dump_object, parse_object
 
 MAX_INSPECTED: Final = 16384
@@ -47,11 +48,18 @@ _FIELDS: Final[dict[str, frozenset[str]]] = {
 }
 
 
-def rewrite(path: str, body: bytes, namespace_id: str | None) -> bytes:
+def rewrite(path: str, body: bytes, namespace_id: str | None, space: Space | None = None) -> bytes:
     """The body to send to `path` instead of `body`. RequestRefused when it is no strict JSON object, holds a
-    field that is not let through, or names a token, accessor or lease of another space."""
+    field that is not let through, or names a token, accessor or lease of another space. `space` is given on a
+    server without namespaces, where only a lease shows whose it is; tokens and accessors are then for the
+    caller to look up."""
+    return dump_object(read(path, body, namespace_id, space))
+
+
+def read(path: str, body: bytes, namespace_id: str | None, space: Space | None = None) -> dict[str, Any]:
+    """What `rewrite` writes, as fields."""
     if not body.strip():
-        return b"{}"
+        return {}
     try:
         fields = parse_object(body, what="the body", limit=MAX_INSPECTED)
     except ProtocolError as error:
@@ -64,18 +72,20 @@ def rewrite(path: str, body: bytes, namespace_id: str | None) -> bytes:
         if name in _IDENTIFIERS:
             if value in (None, ""):
                 continue
-            _check_identifier(name, value, namespace_id)
+            _check_identifier(name, value, namespace_id, mounted_in_root=space is not None)
         written[name] = value
-    return dump_object(written)
+    return written if space is None else mounted.body(space, path, written)
 
 
-def _check_identifier(name: str, value: object, namespace_id: str | None) -> None:
+def _check_identifier(
+    name: str, value: object, namespace_id: str | None, *, mounted_in_root: bool = False
+) -> None:
     if not isinstance(value, str) or not _IDENTIFIER_FORM.fullmatch(value):
         raise RequestRefused(400, f"the field {name!r} holds no {name}", "body_field")
     if namespace_id is None:
         raise RequestRefused(
             503, "this bridge has not seen a login of the cluster yet; try again", "space_unknown"
         )
-    if foreign(value, namespace_id):
+    if not mounted_in_root and foreign(value, namespace_id):
         what = f"permission denied: the {name} belongs to another space"
         raise RequestRefused(403, what, f"foreign_{name}")

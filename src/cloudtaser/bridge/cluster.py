@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from cloudtaser.bridge.podcas import PodCas
 from cloudtaser.bridge.reads import ReadLog
+from cloudtaser.openbao.layout import Space
 
 if TYPE_CHECKING:
     from cloudtaser.bridge.tokens import KeySet
@@ -50,8 +51,14 @@ class Cluster:
 
     @property
     def namespace(self) -> str:
-        """OpenBao namespace that every request of this cluster is pinned to."""
+        """OpenBao namespace that every request of this cluster is pinned to; empty without namespaces."""
         return self.registered.namespace
+
+    @property
+    def mounted(self) -> Space | None:
+        """The cluster's space on a server without namespaces; None where it is one."""
+        registered = self.registered
+        return None if registered.namespace else Space.recorded(registered.space, "")
 
     @property
     def issuer(self) -> str:

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote_from_bytes
 
-from cloudtaser.openbao.layout import POD_TOKEN_ROLE
+from cloudtaser.bridge import mounted
+from cloudtaser.openbao.layout import POD_TOKEN_ROLE, Space
 from cloudtaser.wire.names import POD_CA_PATH, REVIEWER_PATH
 
 CORRELATION_HEADER: Final = b"x-correlation-id"
@@ -47,13 +48,15 @@ class Pin:
     """What the tunnel alone decides about every request in it."""
 
     namespace: str
-    """OpenBao namespace, without leading or trailing slash."""
+    """OpenBao namespace, without leading or trailing slash; empty on a server without them."""
     namespace_id: str | None
-    """Suffix of this namespace's tokens; None while it is not known."""
+    """Suffix of this namespace's tokens, empty for the root's; None while it is not known."""
     login_mounts: frozenset[str] = frozenset({"jwt"})
     """Mounts below `auth/` at which a pod may log in."""
     operator: bool = False
     """A stream of kind `operator`."""
+    mounted: Space | None = None
+    """The space on a server without namespaces: its prefix stands before every path of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,7 +341,9 @@ def _write(
     unproven = _check_token(token, kind, pin)
     if kind in _REWRITTEN:
         taken[b"content-type"] = b"application/json"
-    written = [_REQUEST, (b"x-vault-namespace", pin.namespace.encode())]
+    written = [_REQUEST]
+    if pin.namespace:
+        written.append((b"x-vault-namespace", pin.namespace.encode()))
     if token and kind is not Kind.REVIEWER:
         written.append((b"x-vault-token", token.encode()))
     correlation = ""
@@ -352,12 +357,19 @@ def _write(
             correlation = value.decode("ascii")
         else:
             written.append((name, value))
-    target = b"/v1/" + path.encode()
+    target = b"/v1/" + (path if pin.mounted is None else _in_the_root(pin.mounted, path)).encode()
     if not _PLAIN_PATH.fullmatch(target):
         target = quote_from_bytes(target, _PATH_SAFE).encode()
     if queries:
         target += b"?" + "&".join(f"{name}={_quoted(value)}" for name, value in queries.items()).encode()
     return Allowed(kind, method, target, tuple(written), path, token, correlation, unproven)
+
+
+def _in_the_root(space: Space, path: str) -> str:
+    real = mounted.real(space, path)
+    if real is None:
+        raise _No(403, f"permission denied: {shown(path)} is no path of this cluster's space", "foreign_path")
+    return real
 
 
 def _quoted(value: str) -> str:
@@ -394,7 +406,7 @@ def _check_token(token: str, kind: Kind, pin: Pin) -> bool:
         raise _No(403, "permission denied: that is no OpenBao token of this cluster's space", "token_form")
     if pin.namespace_id is None:
         return True
-    if match.group(1) != pin.namespace_id:
+    if (match.group(1) or "") != pin.namespace_id:
         raise _No(403, "permission denied: the token belongs to another space", "foreign_token")
     return False
 

@@ -149,13 +149,19 @@ class _Collected:
 
 
 async def fetch(
-    upstream: Upstream, target: bytes, headers: Sequence[tuple[bytes, bytes]] = (), timeout: float = TIMEOUT
+    upstream: Upstream,
+    target: bytes,
+    headers: Sequence[tuple[bytes, bytes]] = (),
+    timeout: float = TIMEOUT,
+    body: bytes | None = None,
 ) -> tuple[int, bytes]:
-    """GET `target` from OpenBao: status and body (at most MAX_FETCHED). UnavailableError, ProtocolError."""
+    """GET `target` from OpenBao, or POST a question that changes nothing: status and body (at most
+    MAX_FETCHED). UnavailableError, ProtocolError."""
     written = ((b"host", upstream.host_header), (b"x-vault-request", b"true"), *headers)
-    data = encode_request(b"GET", target, written, content_length=None)
+    method = b"GET" if body is None else b"POST"
+    data = encode_request(method, target, written, content_length=None if body is None else len(body))
     future: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
-    exchange = upstream.send(b"GET", data, _Collected(future), repeatable=True)
+    exchange = upstream.send(method, data + (body or b""), _Collected(future), repeatable=True)
     try:
         async with asyncio.timeout(timeout):
             return await future

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from cloudtaser.bridge import login
+from cloudtaser.bridge import login, ownership
 from cloudtaser.bridge.gate import token_suffix
 from cloudtaser.bridge.health import fetch, parse
 from cloudtaser.bridge.refusal import RequestRefused
@@ -87,6 +87,10 @@ async def reviewer(cluster: Cluster, services: Services, body: bytes, jwt: str) 
 async def prove(cluster: Cluster, services: Services, token: str) -> None:
     """See that `token` is of the cluster's space, and learn the space's id from it if nothing has shown it
     yet. RequestRefused otherwise. OpenBao answers `lookup-self` in any namespace, naming the token's."""
+    space = cluster.mounted
+    if space is not None:
+        await ownership.check_token(cluster, services, space, token)
+        return
     if cluster.namespace_id is None:
         headers = ((b"x-vault-namespace", cluster.namespace.encode()), (b"x-vault-token", token.encode()))
         answer = await fetch(services.upstream, _LOOKUP, headers)

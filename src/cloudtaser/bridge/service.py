@@ -167,7 +167,7 @@ class Bridge:
         while not stop.is_set():
             try:
                 await self._keeper.start()
-                await Layout.detect(self._client)
+                self._records.use(await Layout.detect(self._client))
             except CloudtaserError as error:
                 if error.diagnostic() != said:
                     said = error.diagnostic()

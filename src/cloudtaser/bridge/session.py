@@ -21,6 +21,7 @@ from cloudtaser.bridge.gate import Pin
 from cloudtaser.bridge.health import HealthWatch
 from cloudtaser.bridge.holders import Holders
 from cloudtaser.bridge.limits import Limits
+from cloudtaser.bridge.mounted import LOGIN_MOUNTS
 from cloudtaser.bridge.tokens import PodIdentity
 from cloudtaser.bridge.turn import Turn
 from cloudtaser.bridge.upstream import Upstream
@@ -134,12 +135,7 @@ class Session(asyncio.Protocol):
         cluster = self.cluster
         known = (cluster.registered, cluster.namespace_id)
         if self._pin is None or self._pin_of[0] is not known[0] or self._pin_of[1] != known[1]:
-            mounts = frozenset(
-                m.removeprefix(_AUTH) for m in cluster.registered.mounts if m.startswith(_AUTH)
-            )
-            self._pin = Pin(
-                cluster.namespace.strip("/"), cluster.namespace_id, mounts or _JWT, self._operator
-            )
+            self._pin = self._new_pin()
             self._pin_of = known
         return self._pin
 
@@ -162,6 +158,15 @@ class Session(asyncio.Protocol):
     def pod_ca(self) -> str:
         """Label of the pod CA under which the stream's TLS stands; empty without any."""
         return self._pod_ca
+
+    def _new_pin(self) -> Pin:
+        cluster = self.cluster
+        space = cluster.mounted
+        if space is not None:
+            return Pin("", "", LOGIN_MOUNTS, self._operator, space)
+        mounts = frozenset(m.removeprefix(_AUTH) for m in cluster.registered.mounts if m.startswith(_AUTH))
+        namespace = cluster.namespace.strip("/")
+        return Pin(namespace, cluster.namespace_id, mounts or LOGIN_MOUNTS, self._operator)
 
     def correlation(self) -> str:
         """An id for a request that brought none."""
@@ -330,6 +335,3 @@ class Session(asyncio.Protocol):
             self._turn.too_late()
         else:
             self._close()
-
-
-_JWT: Final = frozenset({"jwt"})

@@ -12,10 +12,10 @@ import math
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from cloudtaser.bridge import answers, login
+from cloudtaser.bridge import answers, login, mounted, ownership
 from cloudtaser.bridge.account import Account
 from cloudtaser.bridge.admission import Admitted, admit, admit_stranger
-from cloudtaser.bridge.bodies import rewrite
+from cloudtaser.bridge.bodies import read, rewrite
 from cloudtaser.bridge.exchange import AnswerEvent
 from cloudtaser.bridge.gate import Allowed, Kind, Refused, judge
 from cloudtaser.bridge.holders import Holder
@@ -26,6 +26,7 @@ from cloudtaser.bridge.refusal import RequestRefused
 from cloudtaser.bridge.reply import Reply
 from cloudtaser.bridge.tokens import PodIdentity, Reason, TokenRefused
 from cloudtaser.errors import CloudtaserError, ProtocolError, UnavailableError
+from cloudtaser.openbao.layout import Space
 from cloudtaser.wire.http1 import CONTINUE, Body, HttpError, RequestHead, ResponseHead
 from cloudtaser.wire.strict_json import dump_object
 
@@ -53,6 +54,7 @@ class Turn:
         self._admitted: Admitted | None = None
         self._passage: Passage | None = None
         self._task: asyncio.Task[None] | None = None
+        self._space: Space | None = None  # on a server without namespaces
         self._role = ""
         self._whole: list[bytes] | None = None  # the body, where it is read whole
         self._size = 0
@@ -74,7 +76,9 @@ class Turn:
         head = self._head
         assert head is not None
         self._reply.last = not head.keep_alive or self._session.leaving
-        verdict = judge(head.method, head.target, head.headers, self._session.pin)
+        pin = self._session.pin
+        self._space = pin.mounted
+        verdict = judge(head.method, head.target, head.headers, pin)
         self._account.path = verdict.path
         try:
             if isinstance(verdict, Refused):
@@ -214,10 +218,19 @@ class Turn:
             self._session.write(CONTINUE)
         if not streams:
             self._whole = []
-        elif allowed.unproven:
+        elif self._unproven:
             self._spawn(self._prove(lambda: self._forward().open(head)))
         else:
             self._forward().open(head)
+
+    @property
+    def _unproven(self) -> bool:
+        """Whether nothing has shown yet that the token is the space's."""
+        allowed, admitted = self._allowed, self._admitted
+        assert allowed is not None
+        assert admitted is not None
+        unseen = admitted.token_hash and admitted.holder is None
+        return allowed.unproven or bool(unseen and self._space is not None)
 
     def _forward(self) -> Passage:
         assert self._allowed is not None
@@ -244,6 +257,8 @@ class Turn:
                 self._spawn(self._login(body))
             case Kind.REVIEWER:
                 self._spawn(self._take_reviewer(body, allowed.token))
+            case _ if self._space is not None:
+                self._spawn(self._inspect_in_root(self._space, body))
             case _ if allowed.unproven and not allowed.path.startswith(_WRAPPING):
                 self._spawn(self._prove(lambda: self._inspect(body)))
             case _:
@@ -260,6 +275,15 @@ class Turn:
         except RequestRefused as refused:
             self._refuse(refused)
 
+    async def _inspect_in_root(self, space: Space, body: bytes) -> None:
+        allowed, admitted, session = self._allowed, self._admitted, self._session
+        assert allowed is not None
+        assert admitted is not None
+        fields = read(allowed.path, body, "", space)
+        known = admitted.holder is not None
+        await ownership.check_request(session.cluster, session.services, space, allowed, fields, known=known)
+        self._forward().whole(dump_object(fields))
+
     async def _prove(self, then: Callable[[], None]) -> None:
         assert self._allowed is not None
         await prove(self._session.cluster, self._session.services, self._allowed.token)
@@ -272,7 +296,8 @@ class Turn:
         identity = await identify(session.cluster, session.services, request, on_operator_stream=operator)
         self._account.identity = identity
         self._role = login.role_for(request.role, identity, session.cluster.grants.roles)
-        self._forward().whole(login.build(self._role, request.jwt))
+        role = self._role if self._space is None else self._space.role(self._role)
+        self._forward().whole(login.build(role, request.jwt))
 
     async def _take_reviewer(self, body: bytes, jwt: str) -> None:
         session = self._session
@@ -337,6 +362,9 @@ class Turn:
         if allowed.kind is Kind.LOGIN or status == 503 or (status == 403 and allowed.method in _READS):
             self._reply.hold(head)
             return True
+        if self._space is not None and (status >= 400 or mounted.translates(allowed.path)):
+            self._reply.hold(head)
+            return True
         if status < 300 and hands_out(allowed, status):
             self._session.cluster.reads.note(allowed.path, self._session.services.now())
         if status < 300 and admitted.token_hash:
@@ -353,6 +381,8 @@ class Turn:
         allowed, identity = self._allowed, self._account.identity
         assert allowed is not None
         fingerprint = self._session.cluster.fingerprint
+        if self._space is not None:
+            body = mounted.answer(self._space, allowed.path, status, body)
         if status == 503:
             self._account.reason = "upstream"
             return answers.errors(answers.unavailable(body))

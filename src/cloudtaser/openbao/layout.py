@@ -35,9 +35,9 @@ PARTIES: Final = ("bridge", "broker", "bridge-pod")
 
 _NO_NAMESPACE: Final = "cloudtaser-no-such-namespace"
 _RECORDS_MOUNT: Final = "cloudtaser"
-_OURS: Final = f"{_RECORDS_MOUNT}-"  # how the mounts and roles of a server without namespaces begin
+OURS: Final = f"{_RECORDS_MOUNT}-"  # how the mounts and roles of a server without namespaces begin
 _MOUNT_INFO: Final = f"sys/internal/ui/mounts/{_RECORDS_MOUNT}"
-_SECRET_MOUNT: Final = re.compile(rf"{_OURS}([a-z0-9-]+)/secret/", re.ASCII)
+_SECRET_MOUNT: Final = re.compile(rf"{OURS}([a-z0-9-]+)/secret/", re.ASCII)
 _SPACE_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 _BRIDGE_ID: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 # names that OpenBao keeps for itself, and the mounts beside which no namespace of that name can be
@@ -65,7 +65,7 @@ class Space:
     @classmethod
     def recorded(cls, name: str, namespace: str) -> Self:
         """The space that a registration names; it tells by the namespace which form it has."""
-        return cls(name, namespace, "" if namespace else f"{_OURS}{name}/")
+        return cls(name, namespace, "" if namespace else f"{OURS}{name}/")
 
     # Mounts
 
@@ -322,7 +322,7 @@ async def _form_of_token(client: OpenBao) -> Form | None:
     home, origin = str(token.get("namespace_path") or ""), str(token.get("path") or "")
     if f"/{home}".startswith(f"/{SYSTEM_NAMESPACE}/"):
         return Form.NAMESPACES
-    if not home and origin.startswith((f"auth/{_OURS}", f"auth/token/create/{_OURS}")):
+    if not home and origin.startswith((f"auth/{OURS}", f"auth/token/create/{OURS}")):
         return Form.MOUNTS
     return None
 

@@ -214,6 +214,10 @@ class Records:
         self._client = client
         self._layout = layout
 
+    def use(self, layout: Layout) -> None:
+        """Look where this layout says, for whoever learns only later what the server is."""
+        self._layout = layout
+
     async def clusters(self) -> list[str]:
         """Fingerprints of all clusters that have any record; `registered` says whether they still count."""
         path = f"{self._layout.state_mount}/metadata/{self._layout.clusters}"
