@@ -332,6 +332,8 @@ class Station:
             uris=(broker_uri(self.cluster.fingerprint, broker),),
             ttl=f"{self._shared.certificate_ttl:.0f}s",
         )
+        if Authority.of(issued.authority_pem.decode()).der != self._authorities.tunnel[0].der:
+            raise UnavailableError("OpenBao signs with another CA than the registration names")
         pem = (issued.certificate_pem + issued.chain_pem).decode()
         return Signed(pem, int(issued.serial.replace(":", ""), 16))
 
