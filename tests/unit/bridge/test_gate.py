@@ -336,6 +336,19 @@ def test_the_reviewers_token_is_taken_on_operator_streams_alone() -> None:
     assert refused(b"GET", b"/v1/cloudtaser/data/system/x", sent, OPERATOR).status == 404
 
 
+@pytest.mark.parametrize("pin", [PIN, OPERATOR])
+def test_which_pod_ca_comes_next_is_told_to_whoever_asks_and_no_token_goes_anywhere(pin: Pin) -> None:
+    verdict = allowed(b"GET", b"/v1/cloudtaser/pod-ca", [(b"x-vault-token", FOREIGN)], pin)
+    assert (verdict.kind, verdict.token) == (Kind.POD_CA, "")
+    for method, path in (
+        (b"PUT", b"/v1/cloudtaser/pod-ca"),
+        (b"GET", b"/v1/cloudtaser/pod-ca?x=1"),
+        (b"GET", b"/v1/cloudtaser/pod-ca/x"),
+        (b"LIST", b"/v1/cloudtaser"),
+    ):
+        assert refused(method, path, [], pin).status in (400, 404, 405)
+
+
 def test_shared_is_refused_with_the_way_out() -> None:
     assert "copy the secret" in refused(b"GET", b"/v1/shared/data/x").message
 

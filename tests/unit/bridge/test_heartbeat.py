@@ -48,5 +48,35 @@ async def test_a_failed_write_is_reported_and_outlasted() -> None:
     assert len(failed) == 3
 
 
+async def test_a_change_is_told_as_early_as_the_rate_allows_and_not_earlier() -> None:
+    written, every = Written(), 0.2
+    heart = Heartbeat(written, lambda: RECORD, lambda _: None, every=every)  # type: ignore[arg-type]
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    began = loop.time()
+    running = asyncio.create_task(heart.run(stop))
+    heart.soon()
+    async with asyncio.timeout(5):
+        await written.enough.wait()
+        assert loop.time() - began >= every
+        stop.set()
+        await running
+
+
+async def test_what_goes_out_behind_a_beat_does_so_even_when_the_beat_failed() -> None:
+    behind = asyncio.Event()
+
+    async def after() -> None:
+        behind.set()
+
+    heart = Heartbeat(Written(failures=1), lambda: RECORD, lambda _: None, after=after)  # type: ignore[arg-type]
+    stop = asyncio.Event()
+    running = asyncio.create_task(heart.run(stop))
+    async with asyncio.timeout(5):
+        await behind.wait()
+        stop.set()
+        running.cancel()
+        await asyncio.wait([running])
+
+
 def test_no_more_than_once_a_minute() -> None:
     assert EVERY >= 60

@@ -11,7 +11,7 @@ import pytest
 
 from cloudtaser.bridge.registry import Registry, Room, Snapshot, replaces, rooms_of
 from cloudtaser.errors import CloudtaserError, ProtocolError, UnavailableError
-from cloudtaser.openbao.records import Grants, Initialized, Keys, Registered, Revoked, instant
+from cloudtaser.openbao.records import Former, Grants, Initialized, Keys, Registered, Revoked, instant
 
 NOW = 1_800_000_000.0
 
@@ -72,6 +72,31 @@ def test_another_ca_or_registration_is_another_cluster(changes: dict[str, object
     old = snapshot(first=initialized())
     new = dataclasses.replace(old, registered=dataclasses.replace(old.registered, **changes))  # type: ignore[arg-type]
     assert replaces(old, new)
+
+
+def test_a_rotation_replaces_no_cluster_from_its_beginning_to_its_end() -> None:
+    old = snapshot(first=initialized())
+    former = Former("tunnel CA", "1", instant(NOW)), Former("pod CA", "2", instant(NOW))
+    rotating = dataclasses.replace(
+        old,
+        registered=dataclasses.replace(
+            old.registered,
+            tunnel_ca="next tunnel CA",
+            pod_ca="next pod CA",
+            former_tunnel_ca=former[0],
+            former_pod_cas=(former[1],),
+            endorsement="PEM",
+        ),
+    )
+    finished = dataclasses.replace(
+        rotating,
+        registered=dataclasses.replace(rotating.registered, former_tunnel_ca=None, former_pod_cas=()),
+    )
+    assert not replaces(old, rotating)
+    assert not replaces(rotating, finished)
+    assert replaces(old, finished), "of that rotation nothing was seen here"
+    renewed = dataclasses.replace(old.registered, rotated_at=instant(NOW))
+    assert not replaces(old, dataclasses.replace(old, registered=renewed))
 
 
 def test_a_reset_replaces_and_an_initialisation_does_not() -> None:
@@ -225,6 +250,16 @@ async def test_while_openbao_is_down_everything_stays() -> None:
     await house.registry.poll()
     assert not house.stations[0].closed
     assert house.registry.polled_at == polled
+
+
+async def test_it_says_when_everything_was_looked_at_once() -> None:
+    house = House()
+    house.records.down = UnavailableError("OpenBao cannot be reached")
+    await house.registry.poll()
+    assert not house.registry.polled.is_set()
+    house.records.down = None
+    await house.registry.poll()
+    assert house.registry.polled.is_set()
 
 
 async def test_it_stops_when_told() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -11,10 +12,12 @@ from typing import Any
 
 import pytest
 
+from cloudtaser.bridge.cluster import Cluster
 from cloudtaser.bridge.limits import Limits, Rate
 from cloudtaser.bridge.passage import HELD
-from cloudtaser.bridge.session import Times
+from cloudtaser.bridge.session import Session, Times
 from cloudtaser.bridge.upstream import MAX_UPLOADS
+from cloudtaser.wire.opening import Kind, Opening
 from tests.integration.bridge_world import Bridge, Pod, Space, bridge_for
 from tests.unit.bridge.scripted import OK, Line, Script, Scripted, answers_everything, scripted
 
@@ -593,3 +596,102 @@ async def test_a_request_that_begins_while_the_bridge_stops_is_told_that_it_is_t
         answer = await pod.say(GET[20:])
         assert (answer.status, answer.headers["connection"]) == (200, "close")
         assert await pod.rest() == b""
+
+
+# Rotation, and what was read
+
+
+class OnTls(asyncio.Transport):
+    """A pod's stream whose TLS stands under one pod CA, in a tunnel that may be draining."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self.tls = type("Tls", (), {"context": context})()
+        self.draining = False
+        self.closings: list[None] = []
+        self.said = b""
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return {"ssl_object": self.tls, "draining": self.draining}.get(name, default)
+
+    def write(self, data: Any) -> None:
+        self.said += bytes(data)
+
+    def close(self) -> None:
+        self.closings.append(None)
+
+    def pause_reading(self) -> None:
+        """Nothing is read here."""
+
+    def resume_reading(self) -> None:
+        """Nothing is read here."""
+
+
+@asynccontextmanager
+async def on_tls(
+    peer: str = "10.0.0.7:51324", kind: Kind = Kind.POD
+) -> AsyncIterator[tuple[Session, OnTls, Cluster]]:
+    async with scripted(answers_everything) as server, bridge_for(SPACE, server.address) as bridge:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        bridge.cluster.pod_cas.serve({"0a1b2c3d": context}, "0a1b2c3d")
+        bridge.cluster.pod_ca = "PEM of the next"
+        session = Session(bridge.cluster, Opening(kind, peer, "c1"), bridge.services)
+        transport = OnTls(context)
+        session.connection_made(transport)
+        yield session, transport, bridge.cluster
+        session.connection_lost(None)
+
+
+POD_CA = b"GET /v1/cloudtaser/pod-ca HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+async def test_a_pod_is_told_which_ca_to_pin_next_and_counts_for_the_one_it_pins() -> None:
+    async with on_tls() as (session, transport, cluster):
+        assert cluster.pod_cas.uses(session.services.now())["0a1b2c3d"].pods == 0, "a handshake is no pod yet"
+        session.data_received(POD_CA)
+        head, _, body = transport.said.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200")
+        assert json.loads(body) == {"pod_ca": "PEM of the next"}
+        assert cluster.pod_cas.uses(session.services.now())["0a1b2c3d"].pods == 1
+        assert not transport.closings
+
+
+async def test_the_operator_is_no_pod() -> None:
+    async with on_tls(kind=Kind.OPERATOR) as (session, transport, cluster):
+        session.data_received(POD_CA)
+        assert transport.said.startswith(b"HTTP/1.1 200")
+        assert cluster.pod_cas.uses(session.services.now())["0a1b2c3d"].pods == 0
+
+
+async def test_in_a_draining_tunnel_the_next_answer_is_the_last_and_says_so() -> None:
+    async with on_tls() as (session, transport, _):
+        session.data_received(POD_CA)
+        assert b"connection: close" not in transport.said.lower()
+        transport.draining = True
+        transport.said = b""
+        session.data_received(POD_CA)
+        assert b"connection: close" in transport.said.lower()
+        assert len(transport.closings) == 1
+
+
+async def test_pods_under_a_retired_ca_are_shown_out_and_others_stay() -> None:
+    async with on_tls() as (session, transport, cluster):
+        assert session.services.retire(cluster, frozenset({"0a1b2c3d"})) == []
+        assert not transport.closings
+        assert session.services.retire(cluster, frozenset({"ffffffff"})) == [session]
+        assert len(transport.closings) == 1
+        assert session.services.retire(SPACE.cluster(), frozenset()) == [], "another cluster's"
+
+
+async def test_what_pods_read_is_noted_and_what_they_were_refused_is_not() -> None:
+    async def answers(line: Line) -> None:
+        while True:
+            head = await line.request()
+            forbidden = b"/secret/data/x" not in head
+            await line.say(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n" if forbidden else OK)
+
+    async with stream(answers) as (pod, bridge, _):
+        for path in ("x", "x", "y"):
+            await pod.ask("GET", f"/v1/secret/data/{path}", token=TOKEN)
+        await pod.ask("GET", "/v1/sys/nothing", token=TOKEN)
+        noted = bridge.cluster.reads.record("b1").paths
+        assert {path: read.count for path, read in noted.items()} == {"secret/data/x": 2}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import pytest
@@ -19,7 +20,7 @@ from cloudtaser.bridge.control import Control
 from cloudtaser.bridge.reception import ComingBack
 from cloudtaser.bridge.tokens import KeySet
 from cloudtaser.bridge.tunnels import TunnelGuest, Tunnels
-from cloudtaser.errors import CloudtaserError
+from cloudtaser.errors import CloudtaserError, UnavailableError
 from cloudtaser.net.layers import TlsLayer
 from cloudtaser.net.stream import TunnelStream
 from cloudtaser.net.tls import Identity, tunnel_client, tunnel_server
@@ -91,14 +92,17 @@ class House:
 
     def __post_init__(self) -> None:
         self.cluster = Cluster(FINGERPRINT, REGISTERED, Grants(), KeySet())
-        self.ca = authorities.Authority.of(self.authority.pem)
-        bridge = self.authority.bridge()
-        context = tunnel_client(bridge.identity, [self.authority.pem.encode()])
+        self.next = Authority("next")
+        self.ca, self.next_ca = (authorities.Authority.of(one.pem) for one in (self.authority, self.next))
+        self.contexts = {
+            one.pem: tunnel_client(one.bridge().identity, [one.pem.encode()])
+            for one in (self.authority, self.next)
+        }
         self.changes = 0
         self.changed, self.asked = asyncio.Event(), asyncio.Event()
         self.tunnels = Tunnels(
             self.cluster,
-            lambda _: context,
+            self._context,
             serve=self._serve,
             renewal=self._renewal,
             control=lambda: Control("b1", lambda: {"logins_open": True}, self._hint),
@@ -116,6 +120,11 @@ class House:
         self.asked.set()
         return cast(ComingBack, self.renewals[-1])
 
+    def _context(self, ca: authorities.Authority) -> ssl.SSLContext:
+        if ca.pem not in self.contexts:
+            raise UnavailableError("that CA is no longer served")
+        return self.contexts[ca.pem]
+
     def _hint(self) -> None:
         self.hints += 1
 
@@ -123,15 +132,26 @@ class House:
         self.changes += 1
         self.changed.set()
 
-    async def broker(self, leaf: Leaf | None = None, authority: Authority | None = None) -> Broker:
+    async def broker(
+        self,
+        leaf: Leaf | None = None,
+        authority: Authority | None = None,
+        ca: authorities.Authority | None = None,
+    ) -> Broker:
         broker = Broker(leaf or self.authority.broker(), authority or self.authority)
-        guest = self.tunnels.invite(self.ca)
+        guest = self.tunnels.invite(ca or self.ca)
         await dial(guest.protocol, broker.layer)
         broker.guest = guest
         return broker
 
     async def joined(self, leaf: Leaf | None = None) -> Broker:
         broker = await self.broker(leaf)
+        await broker.guest.receive()
+        return broker
+
+    async def joined_next(self) -> Broker:
+        """A tunnel under the next CA."""
+        broker = await self.broker(self.next.broker("k2"), self.next, self.next_ca)
         await broker.guest.receive()
         return broker
 
@@ -356,3 +376,133 @@ async def test_closing_cuts_every_stream_at_once(house: House) -> None:
     async with asyncio.timeout(5):
         await pod.lost
         await broker.tunnel.closed
+
+
+# Rotation
+
+
+async def test_during_a_rotation_each_room_takes_brokers_under_its_own_ca_alone(house: House) -> None:
+    await house.joined()
+    await house.joined_next()
+    assert (house.tunnels.count(house.ca), house.tunnels.count(house.next_ca)) == (1, 1)
+    for leaf, shown, ca in (
+        (house.next.broker(), house.next, house.ca),  # the new leaf in the old room
+        (house.authority.broker(), house.authority, house.next_ca),  # the old leaf in the new room
+        (house.authority.broker(), house.next, house.next_ca),
+    ):
+        broker = await house.broker(leaf, shown, ca)
+        with pytest.raises(CloudtaserError):
+            await broker.guest.receive()
+    assert len(house.tunnels) == 2
+
+
+async def test_a_retired_ca_loses_its_tunnels_when_their_streams_have_ended(house: House) -> None:
+    old, new = await house.joined(), await house.joined_next()
+    pod = old.open(Kind.POD)
+    async with asyncio.timeout(5):
+        await house.asked.wait()
+        house.tunnels.retire([house.next_ca], 60.0)
+        await old.told.wait()
+        assert not old.tunnel.closed.done()
+        assert pod.transport is not None
+        pod.transport.abort()
+        await old.tunnel.closed
+    assert not new.tunnel.draining
+    assert len(house.tunnels) == 1
+
+
+async def test_a_stream_of_a_retired_ca_that_does_not_end_is_cut_in_time(house: House) -> None:
+    old = await house.joined()
+    pod = old.open(Kind.POD)
+    async with asyncio.timeout(5):
+        await house.asked.wait()
+        house.tunnels.retire([house.next_ca], 0.05)
+        house.tunnels.retire([house.next_ca], 60.0)  # with every poll; the first time counts
+        assert await pod.lost is not None
+
+
+async def test_whoever_was_met_before_its_ca_was_retired_gets_no_tunnel(house: House) -> None:
+    broker = await house.broker()
+    del house.contexts[house.ca.pem]
+    with pytest.raises(UnavailableError):
+        await broker.guest.receive()
+    assert len(house.tunnels) == 0
+
+
+async def test_whoever_was_met_before_the_suspension_gets_no_tunnel(house: House) -> None:
+    broker = await house.broker()
+    house.cluster.registered = replace(REGISTERED, suspended=True)
+    with pytest.raises(UnavailableError, match="suspended"):
+        await broker.guest.receive()
+
+
+async def hints(control: Heard, house: House) -> int:
+    """How often a broker was asked to renew since it was last asked here."""
+    assert control.transport is not None
+    control.transport.write(b'{"type":"health"}\n')
+    count = 0
+    async with asyncio.timeout(5):
+        while (line := await control.line())["type"] != "health":
+            count += line["type"] == "renew"
+    return count
+
+
+async def test_brokers_under_a_former_ca_are_asked_to_renew_until_they_have(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = await house.joined(), await house.joined_next()
+    controls = [broker.open(Kind.CONTROL) for broker in (old, new)]
+    assert [await hints(control, house) for control in controls] == [0, 0]
+    for anew in (True, False, False):  # poll after poll
+        house.tunnels.hint_renewals(house.next_ca, frozenset(), anew=anew)
+    assert [await hints(control, house) for control in controls] == [1, 0]
+    monkeypatch.setattr(tunnels_module, "HINT_EVERY", 0.0)
+    house.tunnels.hint_renewals(house.next_ca, frozenset())
+    assert await hints(controls[0], house) == 1
+    old.open(Kind.RENEW)
+    async with asyncio.timeout(5):
+        while not house.renewals:
+            await house.asked.wait()
+            house.asked.clear()
+        house.renewals[0].go_on.set()
+        await house.renewals[0].done.wait()
+    await asyncio.sleep(0)  # the tunnel notes it in the same turn
+    house.tunnels.hint_renewals(house.next_ca, frozenset())
+    assert await hints(controls[0], house) == 0
+
+
+async def test_brokers_whose_certificate_is_about_to_be_revoked_are_asked_to_renew(house: House) -> None:
+    leaf = house.authority.broker()
+    one, other = await house.joined(leaf), await house.joined()
+    controls = [broker.open(Kind.CONTROL) for broker in (one, other)]
+    assert [await hints(control, house) for control in controls] == [0, 0]
+    house.tunnels.hint_renewals(house.ca, frozenset({leaf.certificate.serial_number}))
+    assert [await hints(control, house) for control in controls] == [1, 0]
+
+
+async def test_a_broker_that_opens_its_control_stream_late_is_asked_then(house: House) -> None:
+    old = await house.joined()
+    house.tunnels.hint_renewals(house.next_ca, frozenset(), anew=True)
+    control = old.open(Kind.CONTROL)
+    assert await hints(control, house) == 0
+    house.tunnels.hint_renewals(house.next_ca, frozenset())
+    assert await hints(control, house) == 1
+
+
+async def test_a_broker_that_does_not_read_is_told_to_renew_once_it_does() -> None:
+    said: list[bytes] = []
+
+    class Far(asyncio.Transport):
+        def write(self, data: Any) -> None:
+            said.append(bytes(data))
+
+    control = Control("b1", dict, lambda: None)
+    control.connection_made(Far())
+    said.clear()
+    control.pause_writing()
+    control.renew()
+    control.renew()
+    assert said == []
+    control.resume_writing()
+    control.resume_writing()
+    assert said == [b'{"type":"renew"}\n']
