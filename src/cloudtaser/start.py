@@ -1,4 +1,4 @@
-"""Start: the entry of the programs that take a moment to load; a Ctrl-C in that moment ends them without a word.
+"""Start: the entry of programs that take a moment to load; a Ctrl-C in that moment ends them without a word.
 
 Named by the entry points in pyproject.toml. Imports nothing of weight itself, and the programs by name only.
 """
