@@ -48,9 +48,7 @@ async def test_no_read_fails_while_either_of_two_listed_beacons_is_lost_and_come
                 parked = await eventually(partial(has_spares, lost), "parked there again")
                 await readers.more(50)
                 back = readers.fresh()
-                print(
-                    f"lost: {lost_one}, two tunnels after {took:.2f} s; parked again after {parked:.2f} s"
-                )
+                print(f"lost: {lost_one}, two tunnels after {took:.2f} s; parked again after {parked:.2f} s")
                 assert lost_one.failed == back.failed == 0
                 assert lost_one.longest < BACK_WITHIN
                 assert back.broken == 0
