@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from cloudtaser.bridge.refusal import RequestRefused
 from cloudtaser.errors import ProtocolError
-from cloudtaser.openbao.layout import OURS, POD_TOKEN_ROLE, Space
+from cloudtaser.openbao.layout import OURS, POD_POLICY_PREFIX, POD_TOKEN_ROLE, Space
 from cloudtaser.wire.strict_json import dump_object, parse_object
 
 LOGIN_MOUNTS: Final = frozenset({"jwt"})
@@ -85,7 +85,7 @@ def translates(path: str) -> bool:
 def answer(space: Space, path: str, status: int, body: bytes) -> bytes:
     """OpenBao's answer in the words in which the pod asked."""
     if status >= 400:
-        for there, asked in _words(space):
+        for there, asked in (*_words(space), *_names(space)):
             body = body.replace(there.encode(), asked.encode())
         return body
     try:
@@ -106,7 +106,8 @@ def _asked_about(space: Space, asked: str) -> str:
     if asked == "auth/jwt" or asked.startswith("auth/jwt/"):
         return f"auth/{space.jwt}{asked[8:]}"
     first = asked.partition("/")[0]
-    return "" if not asked or first in _OPENBAOS_OWN or first.startswith(OURS) else space.path(asked)
+    closed = not asked or first in _OPENBAOS_OWN or f"{first}-".startswith(OURS)
+    return "" if closed else space.path(asked)
 
 
 def _asked_paths(space: Space, asked: Any) -> Any:
@@ -135,6 +136,12 @@ def _words(space: Space) -> Iterable[tuple[str, str]]:
     yield _CREATE + space.pod_token_role, _CREATE + POD_TOKEN_ROLE
     yield f"{space.jwt}/", "jwt/"
     yield space.prefix, ""
+
+
+def _names(space: Space) -> Iterable[tuple[str, str]]:
+    """Roles and policies in the text of an error, which is a JSON string."""
+    yield f'\\"{space.role("")}', '\\"'
+    yield space.pod_policies, POD_POLICY_PREFIX
 
 
 def _plain(path: str) -> bool:
