@@ -27,6 +27,10 @@ class Account:
     verdict: Verdict = "refused"
     reason: str = ""
     """One word; empty for what passed."""
+    via: str = ""
+    """Which door of the bridge it came through; empty for a pod's and the operator's."""
+    version: int = 0
+    """Of the secret that a migration stored or found."""
     written: bool = False
 
     def write(self, session: Session, correlation: str, status: int) -> None:
@@ -49,4 +53,6 @@ class Account:
             status=status,
             milliseconds=(session.loop.time() - self.started) * 1000,
             reason=self.reason,
+            via=self.via,
+            version=self.version,
         )

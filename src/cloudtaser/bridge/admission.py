@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cloudtaser.bridge.gate import Allowed, Kind
+from cloudtaser.bridge.gate import SHOWS_JWT, Allowed
 from cloudtaser.bridge.holders import Holder
 from cloudtaser.bridge.login import token_hash
 from cloudtaser.bridge.refusal import RequestRefused
@@ -34,7 +34,7 @@ def admit(session: Session, allowed: Allowed) -> Admitted:
     cluster, services = session.cluster, session.services
     if cluster.registered.suspended:
         raise RequestRefused(403, "this cluster is suspended on the vault's side", "suspended")
-    if not allowed.token or allowed.kind is Kind.REVIEWER:
+    if not allowed.token or allowed.kind in SHOWS_JWT:
         admit_stranger(session)
         return Admitted(_NOBODY, None)
     hashed = token_hash(allowed.token)

@@ -42,6 +42,10 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     milliseconds: float
     reason: str = ""
     """Why it was refused, one word; empty for what passed."""
+    via: str = ""
+    """`admin` for a request on an admin stream, `migrate` for a secret stored there."""
+    version: int = 0
+    """What a migration stored, or found."""
 
 
 _EVENT: Final = "request"
@@ -81,6 +85,8 @@ class Audit:
         status: int,
         milliseconds: float,
         reason: str = "",
+        via: str = "",
+        version: int = 0,
     ) -> None:
         """Write one line; `now` in seconds since the epoch."""
         self._seq += 1
@@ -104,6 +110,8 @@ class Audit:
                     status,
                     round(milliseconds, 3),
                     reason,
+                    via,
+                    version,
                 )
             )
         )

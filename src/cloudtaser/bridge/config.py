@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn, TypeVar
 
-from cloudtaser.bridge import config_login
+from cloudtaser.bridge import config_admin, config_login
+from cloudtaser.bridge.config_admin import AdminConfig
 from cloudtaser.bridge.config_login import Login, boolean, readable
 from cloudtaser.bridge.limits import CLUSTER, PEER, TOKEN, Rate
 from cloudtaser.errors import ConfigError
@@ -54,6 +55,7 @@ class Config:
     rate_peer: Rate
     rate_token: Rate
     rate_cluster: Rate
+    admin: AdminConfig
     log_level: str
     proxies: Proxies = DIRECT
 
@@ -87,6 +89,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
         drain=values.take("drain", "30s", _seconds(0, 3600)),
         rate_peer=values.take("rate-peer", str(PEER), Rate.parse),
         rate_token=values.take("rate-token", str(TOKEN), Rate.parse),
+        admin=config_admin.read(values),
         rate_cluster=values.take("rate-cluster", str(CLUSTER), Rate.parse),
         log_level=values.take("log-level", "info", _log_level),
         proxies=values.proxies(),
@@ -146,6 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--drain", metavar="TIME", help="how long open streams may take at SIGTERM (30s)")
     parser.add_argument("--log-level", metavar="LEVEL", help=", ".join(LOG_LEVELS))
     config_login.add_flags(parser)
+    config_admin.add_flags(parser)
     parser.add_argument("--version", action="version", version=f"cloudtaser-bridge {VERSION}")
     return parser
 

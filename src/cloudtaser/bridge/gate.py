@@ -17,7 +17,9 @@ from typing import Final
 from urllib.parse import quote_from_bytes
 
 from cloudtaser.bridge import mounted
+from cloudtaser.bridge.admin_rules import AdminRules
 from cloudtaser.openbao.layout import POD_TOKEN_ROLE, Space
+from cloudtaser.wire.migration import MIGRATE_TARGET
 from cloudtaser.wire.names import POD_CA_PATH, REVIEWER_PATH
 
 CORRELATION_HEADER: Final = b"x-correlation-id"
@@ -41,6 +43,8 @@ class Kind(enum.Enum):
     """The operator hands over the reviewer's token."""
     POD_CA = enum.auto()
     """A pod asks which pod CA to pin from its next connection on: the bridge's own answer."""
+    MIGRATE = enum.auto()
+    """An administrator without a token of OpenBao's has a secret stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,8 @@ class Pin:
     """A stream of kind `operator`."""
     mounted: Space | None = None
     """The space on a server without namespaces: its prefix stands before every path of its own."""
+    admin: AdminRules | None = None
+    """What a stream of kind `admin` reaches beyond a pod's list; None for the other kinds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +75,8 @@ class Allowed:
     headers: Headers
     path: str
     token: str = ""
-    """OpenBao's token; for REVIEWER the caller's JWT. For the one call that needs it: never logged."""
+    """OpenBao's token; for REVIEWER and MIGRATE the caller's JWT. For the one call that needs
+    it: never logged."""
     correlation: str = ""
     """The caller's correlation id, if it gave one; not among `headers`."""
     unproven: bool = False
@@ -97,9 +104,13 @@ class _No(Exception):
 
 _TOKENLESS: Final = frozenset({Kind.LOGIN, Kind.HEALTH, Kind.SEAL_STATUS, Kind.POD_CA})
 _REWRITTEN: Final = frozenset({Kind.LOGIN, Kind.INSPECT})
+SHOWS_JWT: Final = frozenset({Kind.REVIEWER, Kind.MIGRATE})
+"""Calls of the bridge itself, whose caller proves by a ServiceAccount token who it is."""
+_MIGRATE: Final = MIGRATE_TARGET.encode()
 _METHODS: Final = frozenset({b"GET", b"LIST", b"SCAN", b"PUT", b"POST", b"PATCH", b"DELETE"})
 _WRITES: Final = frozenset({b"PUT", b"POST"})
 _READ: Final = frozenset({b"GET"})
+_POST: Final = frozenset({b"POST"})
 
 # a path that needs no decoding: what RFC 3986 allows in a segment, less `%` and `;`
 _PLAIN_PATH: Final = re.compile(rb"[A-Za-z0-9_.~/@:!$&'()*+,=-]*")
@@ -167,6 +178,9 @@ def judge(method: bytes, target: bytes, headers: Sequence[tuple[bytes, bytes]], 
             )
         if len(target) > MAX_TARGET:
             raise _No(414, f"the path is longer than {MAX_TARGET} bytes", "target_too_long")
+        if target == _MIGRATE and pin.admin is not None:
+            path = MIGRATE_TARGET.removeprefix("/")
+            return _write(_only(method, _POST, {}, path, Kind.MIGRATE), method, path, {}, headers, pin)
         raw_path, mark, raw_query = target.partition(b"?")
         path = _decode_path(raw_path)
         queries = _queries(raw_query) if mark else {}
@@ -302,6 +316,8 @@ def _route(method: bytes, path: str, queries: dict[str, str], pin: Pin) -> Kind:
     if first not in RESERVED:
         return Kind.FORWARD
     if first == "auth" and rest.endswith("/login") and rest[:-6] in pin.login_mounts:
+        if pin.admin is not None:
+            raise _No(403, "pods do not log in on an admin stream", "not_listed")
         return _only(method, _WRITES, queries, path, Kind.LOGIN)
     listed = _LISTED.get(path)
     if listed is not None:
@@ -311,6 +327,8 @@ def _route(method: bytes, path: str, queries: dict[str, str], pin: Pin) -> Kind:
         return _only(method, methods, queries, path, kind)
     if path.startswith(_MOUNT_INFO):
         return _only(method, _READ, queries, path, Kind.FORWARD)
+    if pin.admin is not None and pin.admin.lets(method, path):
+        return Kind.FORWARD
     raise _No(403, f"cloudtaser-bridge does not let {shown(path)} through", "not_listed")
 
 
@@ -337,6 +355,8 @@ def _write(
                 raise _No(400, f"the header {name.decode()} is given twice", "header_duplicate")
             if value:
                 taken[name] = value
+    if kind is Kind.MIGRATE and b"authorization" not in taken:
+        raise _No(401, "a bearer token of ServiceAccount cloudtaser-admin is needed here", "token_form")
     token = "" if kind in _TOKENLESS else _token(taken)
     unproven = _check_token(token, kind, pin)
     if kind in _REWRITTEN:
@@ -344,7 +364,7 @@ def _write(
     written = [_REQUEST]
     if pin.namespace:
         written.append((b"x-vault-namespace", pin.namespace.encode()))
-    if token and kind is not Kind.REVIEWER:
+    if token and kind not in SHOWS_JWT:
         written.append((b"x-vault-token", token.encode()))
     correlation = ""
     for name, value in taken.items():
@@ -395,11 +415,12 @@ def _token(taken: dict[bytes, bytes]) -> str:
 
 def _check_token(token: str, kind: Kind, pin: Pin) -> bool:
     """Refuses a token of another namespace. True when that cannot be told yet."""
-    if not token:
-        return False
-    if kind is Kind.REVIEWER:
+    if kind in SHOWS_JWT:
         if not _JWT.fullmatch(token):
-            raise _No(401, "the operator's own ServiceAccount token is needed here", "token_form")
+            whose = "the operator's own" if kind is Kind.REVIEWER else "cloudtaser-admin's"
+            raise _No(401, f"{whose} ServiceAccount token is needed here", "token_form")
+        return False
+    if not token:
         return False
     match = _TOKEN.fullmatch(token)
     if match is None:

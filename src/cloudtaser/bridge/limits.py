@@ -49,6 +49,8 @@ PEER: Final = Rate(20, 200)
 """One peer address before its token has been seen to work: logins, and guesses."""
 TOKEN: Final = Rate(1000, 2000)
 CLUSTER: Final = Rate(5000, 10000)
+ADMIN: Final = Rate(10, 100)
+"""What the administrators of one cluster have stored, or try to."""
 _STRANGERS: Final = 10
 """Part of a cluster's rate that its strangers get, whatever addresses its broker gives them: each costs a
 check of a signature, and none may use up what the pods that are known need."""

@@ -84,6 +84,12 @@ class _Gauges(Collector):
         for labels, number in self._requests.items():
             counted.add_metric(labels, number)
         yield counted
+        migrations = CounterMetricFamily(
+            f"{PREFIX}_migrations", "Secrets stored for administrators, by outcome", labels=["outcome"]
+        )
+        for outcome, number in status["migrations"].items():
+            migrations.add_metric([outcome], number)
+        yield migrations
         dropped = CounterMetricFamily(f"{PREFIX}_audit_dropped", "Audit lines that nobody read in time")
         dropped.add_metric([], status["audit_dropped"])
         yield dropped

@@ -19,14 +19,16 @@ from cloudtaser.bridge.cluster import Cluster
 from cloudtaser.bridge.config import Config
 from cloudtaser.bridge.config_login import keeper
 from cloudtaser.bridge.heartbeat import Heartbeat
-from cloudtaser.bridge.limits import Limits
+from cloudtaser.bridge.limits import Buckets, Limits
 from cloudtaser.bridge.metrics import Metrics
+from cloudtaser.bridge.migration import Admin
 from cloudtaser.bridge.registry import Registry, Snapshot
 from cloudtaser.bridge.session import Services, pod_protocol
 from cloudtaser.bridge.station import Shared, Station
 from cloudtaser.bridge.status import StatusSocket
 from cloudtaser.bridge.tally import Line, Tally
 from cloudtaser.bridge.upstream import Upstream
+from cloudtaser.bridge.vault_writer import VaultWriter
 from cloudtaser.errors import CloudtaserError, NotAuthorisedError
 from cloudtaser.net.dial import Address
 from cloudtaser.net.log import get_logger
@@ -34,6 +36,7 @@ from cloudtaser.net.probes import Probes
 from cloudtaser.net.tls import beacon_client
 from cloudtaser.openbao.client import OpenBao
 from cloudtaser.openbao.layout import Layout
+from cloudtaser.openbao.login import TokenFile
 from cloudtaser.openbao.records import BridgeRecord, Records, Served, instant
 from cloudtaser.secret import Secret
 from cloudtaser.version import VERSION
@@ -62,6 +65,7 @@ class Bridge:
         self._upstream = Upstream(config.vault_addr, ca_file=config.vault_ca_cert, proxies=config.proxies)
         self._audit_lines = AuditLines()
         self._audit = Audit(self._audit_lines)
+        self._writer = self._vault_writer()
         self._services = Services(
             upstream=self._upstream,
             audit=self._audit,
@@ -69,6 +73,12 @@ class Bridge:
             refetch_keys=self._refetch_keys,
             reviewer_token=self._reviewer_token,
             now=time.time,
+            admin=Admin(
+                config.admin.rules,
+                self._writer,
+                lambda: self._audit_lines.keeps_up,
+                Buckets(config.admin.rate),
+            ),
         )
         self._metrics = Metrics(self.status, self._audit.counts, self._upstream)
         self._tally = Tally()
@@ -128,12 +138,16 @@ class Bridge:
                 await self._remember()
                 for work in (self._keeper.run, self._registry.run, self._give_signs_of_life, self._report):
                     self._background.start(work(stop))
+                if self._writer is not None:
+                    self._background.start(self._writer.run(stop))
                 await stop.wait()
                 await self._drain()
         finally:
             await self._background.close()
             await self._registry.close()
             await self._upstream.close()
+            if self._writer is not None:
+                await self._writer.close()
             await probes.close()
             await status.close()
             await self._keeper.close()
@@ -154,6 +168,7 @@ class Bridge:
                 str(beacon): str(beacon) not in self._beacons_down for beacon in self._config.beacon_addresses
             },
             "failures": self._tally.total,
+            "migrations": dict(self._writer.outcomes) if self._writer else {},
             "audit_lines": self._audit.written,
             "audit_dropped": self._audit_lines.dropped,
             "clusters": [station.status() for _, station in sorted(self._stations.items())],
@@ -192,6 +207,17 @@ class Bridge:
 
     def _streams(self) -> int:
         return sum(station.tunnels.streams for station in self._stations.values())
+
+    def _vault_writer(self) -> VaultWriter | None:
+        config = self._config
+        if config.admin.token_file is None:
+            return None
+        client = OpenBao(config.vault_addr, ca_file=config.vault_ca_cert, proxies=config.proxies)
+        return VaultWriter(
+            client,
+            TokenFile(config.admin.token_file),
+            on_trouble=lambda error: self._failed("admin token", "", "", error),
+        )
 
     # What stations ask for
 

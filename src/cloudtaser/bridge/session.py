@@ -1,4 +1,4 @@
-"""Session: the HTTP/1.1 server for one pod's or operator's stream.
+"""Session: the HTTP/1.1 server for one pod's, operator's or administrator's stream.
 
 `tunnels` calls `pod_protocol` for each accepted stream. A session parses, keeps requests in order, watches
 the clock and passes pressure on in both directions; what becomes of one request is `turn`'s business. One
@@ -15,12 +15,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final, cast
 
+from cloudtaser.bridge.admin_rules import NOTHING
 from cloudtaser.bridge.audit import Audit
 from cloudtaser.bridge.cluster import Cluster
 from cloudtaser.bridge.gate import Pin
 from cloudtaser.bridge.health import HealthWatch
 from cloudtaser.bridge.holders import Holders
 from cloudtaser.bridge.limits import Limits
+from cloudtaser.bridge.migration import Admin
 from cloudtaser.bridge.mounted import LOGIN_MOUNTS
 from cloudtaser.bridge.tokens import PodIdentity
 from cloudtaser.bridge.turn import Turn
@@ -63,6 +65,7 @@ class Services:
     """Seconds since the epoch."""
     holders: Holders = field(default_factory=Holders)
     times: Times = field(default_factory=Times)
+    admin: Admin = field(default_factory=Admin)
     health: HealthWatch = field(init=False)
     sessions: set[Session] = field(default_factory=set)
     """Those whose TLS is up; each adds and removes itself."""
@@ -92,7 +95,8 @@ class Services:
 
 
 def pod_protocol(cluster: Cluster, opening: Opening, services: Services) -> asyncio.Protocol:
-    """What ends the TLS of one `pod` or `operator` stream. UnavailableError while there is no certificate."""
+    """What ends the TLS of one `pod`, `operator` or `admin` stream. UnavailableError while there is no
+    certificate."""
     if cluster.pod_context is None:
         raise UnavailableError("the bridge has no certificate for pods yet", on=cluster.fp8)
     return TlsLayer(cluster.pod_context, Session(cluster, opening, services), server_side=True)
@@ -106,7 +110,7 @@ class Session(asyncio.Protocol):
         self.services = services
         self.peer = opening.peer
         self.loop = asyncio.get_running_loop()
-        self._operator = opening.kind is Kind.OPERATOR
+        self._kind = opening.kind
         self._correlation = opening.id if _CORRELATION.fullmatch(opening.id) else secrets.token_hex(8)
         self._count = 0
         self._parser = RequestParser(max_head=MAX_HEAD)
@@ -150,7 +154,7 @@ class Session(asyncio.Protocol):
     def heard(self, identity: PodIdentity | None) -> None:
         """The pod asks something; `identity` is who it is, if that is known."""
         known = identity.pod_uid if identity is not None else ""
-        if self._pod_ca and not self._operator:
+        if self._pod_ca and self._kind is Kind.POD:
             formerly, self._pod = self._pod, known or self._pod
             self.cluster.pod_cas.heard(self._pod_ca, self._pod, self.services.now(), formerly=formerly)
 
@@ -162,11 +166,13 @@ class Session(asyncio.Protocol):
     def _new_pin(self) -> Pin:
         cluster = self.cluster
         space = cluster.mounted
-        if space is not None:
-            return Pin("", "", LOGIN_MOUNTS, self._operator, space)
+        operator = self._kind is Kind.OPERATOR
+        rules = self.services.admin.rules if self._kind is Kind.ADMIN else None
+        if space is not None:  # what `sys/` shows there is of all clusters
+            return Pin("", "", LOGIN_MOUNTS, operator, space, rules and NOTHING)
         mounts = frozenset(m.removeprefix(_AUTH) for m in cluster.registered.mounts if m.startswith(_AUTH))
         namespace = cluster.namespace.strip("/")
-        return Pin(namespace, cluster.namespace_id, mounts or LOGIN_MOUNTS, self._operator)
+        return Pin(namespace, cluster.namespace_id, mounts or LOGIN_MOUNTS, operator, admin=rules)
 
     def correlation(self) -> str:
         """An id for a request that brought none."""

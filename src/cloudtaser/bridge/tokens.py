@@ -56,6 +56,7 @@ class Reason(enum.StrEnum):
     ALGORITHM = "algorithm"
     MALFORMED = "malformed"
     MISSING_CLAIM = "missing_claim"
+    LONG_LIVED = "long_lived"
 
 
 _EXPLAINED: Final = {
@@ -78,6 +79,7 @@ _EXPLAINED: Final = {
     Reason.ALGORITHM: ("the token's algorithm is not one of its recorded key", ""),
     Reason.MALFORMED: ("the token is not a signed ServiceAccount token", ""),
     Reason.MISSING_CLAIM: ("the token lacks a claim", "use a bound (projected) ServiceAccount token"),
+    Reason.LONG_LIVED: ("the token lives longer than it may here", "have one made for ten minutes"),
 }
 
 
@@ -161,15 +163,19 @@ def verify(
     now: float,
     leeway: float = DEFAULT_LEEWAY,
     require_pod: bool = True,
+    max_lifetime: float | None = None,
 ) -> PodIdentity:
     """Whom `token` speaks for. TokenRefused unless signature, issuer, audience (exactly this one), time
-    (seconds since the epoch, `leeway` either way), subject and the bound claims of Kubernetes all hold."""
+    (seconds since the epoch, `leeway` either way), subject and the bound claims of Kubernetes all hold, and
+    it was made for `max_lifetime` seconds at most, where that is given."""
     claims = _verified_claims(token, keys)
     if not issuer or claims.get("iss") != issuer:
         raise TokenRefused(Reason.WRONG_ISSUER)
     if claims.get("aud") not in (audience, [audience]) or not audience:
         raise TokenRefused(Reason.WRONG_AUDIENCE)
     expires_at = _check_times(claims, now, leeway)
+    if max_lifetime is not None and expires_at - _time(claims, "iat", required=True) > max_lifetime:
+        raise TokenRefused(Reason.LONG_LIVED)
     namespace, serviceaccount, pod_name, pod_uid = _bound_claims(claims, require_pod)
     subject = f"system:serviceaccount:{namespace}:{serviceaccount}"
     if claims.get("sub") != subject:

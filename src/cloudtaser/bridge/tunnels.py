@@ -76,7 +76,8 @@ class Tunnels:
         on_failed: Callable[[str, CloudtaserError], None],
     ) -> None:
         """`context` gives a CA's TLS context as it is now (UnavailableError: retired); `serve` the protocol
-        for a pod's or the operator's stream (None: refused); `on_change` hears that a tunnel came or went;
+        for the stream of a pod, the operator or an administrator (None: refused); `on_change` hears that a
+        tunnel came or went;
         `on_failed` that a stream failed."""
         self._cluster = cluster
         self._context = context
@@ -188,7 +189,9 @@ class Tunnels:
     def accept(self, link: Link, opening: Opening) -> asyncio.Protocol | None:
         """The protocol for a stream that the broker opened; None refuses it."""
         match opening.kind:
-            case Kind.POD | Kind.OPERATOR if self.streams <= STREAMS_LIMIT:  # this one counts already
+            case Kind.POD | Kind.OPERATOR | Kind.ADMIN if (
+                self.streams <= STREAMS_LIMIT
+            ):  # this one counts already
                 return self._serve(opening)
             case Kind.RENEW if link.renewals < RENEWALS_LIMIT:
                 guest = self._renewal(link.broker, link.authority)

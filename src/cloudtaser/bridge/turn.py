@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from cloudtaser.bridge import answers, login, mounted, ownership
+from cloudtaser.bridge import answers, login, migration, mounted, ownership
 from cloudtaser.bridge.account import Account
 from cloudtaser.bridge.admission import Admitted, admit, admit_stranger
 from cloudtaser.bridge.bodies import read, rewrite
@@ -20,6 +20,7 @@ from cloudtaser.bridge.exchange import AnswerEvent
 from cloudtaser.bridge.gate import Allowed, Kind, Refused, judge
 from cloudtaser.bridge.holders import Holder
 from cloudtaser.bridge.identification import identify, prove, reviewer
+from cloudtaser.bridge.migration import Place
 from cloudtaser.bridge.passage import MAX_BODY, Passage
 from cloudtaser.bridge.reads import hands_out
 from cloudtaser.bridge.refusal import RequestRefused
@@ -57,6 +58,8 @@ class Turn:
         self._space: Space | None = None  # on a server without namespaces
         self._role = ""
         self._whole: list[bytes] | None = None  # the body, where it is read whole
+        self._most = MAX_READ_WHOLE  # bytes of it
+        self._place: Place | None = None
         self._size = 0
         self._pressed = False  # OpenBao reads slower than the pod sends
         self._discard = False
@@ -77,6 +80,8 @@ class Turn:
         assert head is not None
         self._reply.last = not head.keep_alive or self._session.leaving
         pin = self._session.pin
+        if pin.admin is not None:
+            self._account.via = "migrate" if head.target == migration.TARGET else "admin"
         self._space = pin.mounted
         verdict = judge(head.method, head.target, head.headers, pin)
         self._account.path = verdict.path
@@ -97,8 +102,8 @@ class Turn:
                 self._finish()
         elif self._whole is not None:
             self._whole.append(data)
-            if self._size > MAX_READ_WHOLE:
-                self._refuse(_too_long(MAX_READ_WHOLE))
+            if self._size > self._most:
+                self._refuse(_too_long(self._most))
         else:
             assert self._passage is not None
             try:
@@ -212,10 +217,15 @@ class Turn:
         streams = allowed.kind is _PASSES
         if streams and allowed.method in _READS and (length or head.chunked):
             raise RequestRefused(400, f"{allowed.method.decode()} takes no body here", "body_form")
-        if length > (MAX_BODY if streams else MAX_READ_WHOLE):
-            raise _too_long(MAX_BODY if streams else MAX_READ_WHOLE)
-        if head.expect_continue and (length or head.chunked):
-            self._session.write(CONTINUE)
+        if allowed.kind is Kind.MIGRATE:
+            self._most = migration.MAX_BODY
+        most = MAX_BODY if streams else self._most
+        if length > most:
+            raise _too_long(most)
+        if allowed.kind is Kind.MIGRATE:
+            self._spawn(self._enter(head, allowed.token))
+            return
+        self._continue(head)
         if not streams:
             self._whole = []
         elif self._unproven:
@@ -231,6 +241,11 @@ class Turn:
         assert admitted is not None
         unseen = admitted.token_hash and admitted.holder is None
         return allowed.unproven or bool(unseen and self._space is not None)
+
+    def _continue(self, head: RequestHead) -> None:
+        """Ask for the body, where the caller waits to be asked."""
+        if head.expect_continue and (head.content_length or head.chunked):
+            self._session.write(CONTINUE)
 
     def _forward(self) -> Passage:
         assert self._allowed is not None
@@ -255,6 +270,8 @@ class Turn:
                 self._tell_pod_ca()
             case Kind.LOGIN:
                 self._spawn(self._login(body))
+            case Kind.MIGRATE:
+                self._spawn(self._migrate(body))
             case Kind.REVIEWER:
                 self._spawn(self._take_reviewer(body, allowed.token))
             case _ if self._space is not None:
@@ -309,6 +326,19 @@ class Turn:
     def _tell_pod_ca(self) -> None:
         self._account.verdict = "allowed"
         self._say(200, dump_object({"pod_ca": self._session.cluster.pod_ca}))
+
+    async def _enter(self, head: RequestHead, jwt: str) -> None:
+        """A migration's token is checked before its body is taken."""
+        self._place = await migration.enter(self._session, self._account, jwt)
+        self._whole = []
+        self._continue(head)
+
+    async def _migrate(self, body: bytes) -> None:
+        place, self._place = self._place, None
+        assert place is not None
+        correlation = self._reply.correlation
+        outcome = await migration.migrate(self._session, self._account, place, body, correlation)
+        self._say(200 if outcome.created else 409, outcome.encode())
 
     async def _tell_health(self, kind: Kind) -> None:
         health = await self._session.services.health.read()
@@ -455,6 +485,8 @@ class Turn:
         passage, self._passage = self._passage, None
         if passage is not None:
             passage.cancel()
+        if self._place is not None:
+            self._place.leave()
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
 

@@ -27,6 +27,8 @@ from cloudtaser.demo.ports import free_port
 from cloudtaser.demo.process import PartProcess, start_in_thread, together
 from cloudtaser.demo.tokens import PodReference
 from cloudtaser.errors import UnavailableError
+from cloudtaser.openbao.admin_token import make_admin_token
+from cloudtaser.openbao.client import OpenBao
 from cloudtaser.wire import names
 from cloudtaser.wire.hashes import short_fingerprint
 
@@ -57,11 +59,12 @@ class OperatorPorts:
     broker: int
     probes: int
     metrics: int
+    admin: int
 
     @classmethod
     def free(cls) -> OperatorPorts:
-        """Three ports that nobody uses."""
-        return cls(free_port(), free_port(), free_port())
+        """Four ports that nobody uses."""
+        return cls(free_port(), free_port(), free_port(), free_port())
 
 
 @dataclass(slots=True)
@@ -164,14 +167,25 @@ class Chain:
         result = await self.cli("source", "bridge-token", "--id", name, "-o", "json")
         token.touch(mode=0o600)
         token.write_text(result.json()["token"])
+        await self._write_admin_token(name)
         socket = self.bridge_socket if self._bridges == 1 else self.directory / f"{name}.sock"
         command = [program("cloudtaser-bridge"), "--vault-addr", self.openbao.address, "--id", name]
         command += ["--vault-ca-cert", str(self.openbao.ca_file), "--vault-token-file", str(token)]
+        command += ["--admin-token-file", str(self.directory / f"{name}.admin.token")]
         command += ["--beacon-address", self.beacon_address, "--beacon-ca", str(self.beacon_ca)]
         command += ["--status-socket", str(socket), "--poll-interval", "1", *arguments]
         part = self._part(name, command)
         self.bridge = self.bridge or part
         return part
+
+    async def _write_admin_token(self, name: str) -> None:
+        """What `source bridge-token --admin` would print, without a process for it."""
+        file = self.directory / f"{name}.admin.token"
+        openbao = self.openbao
+        async with OpenBao(openbao.address, ca_file=str(openbao.ca_file), token=openbao.root_token) as root:
+            made = await make_admin_token(root, name)
+        file.touch(mode=0o600)
+        file.write_text(made.token.reveal_text())
 
     async def start_bridge(self, *arguments: str) -> None:
         """Start the (first) bridge; does not wait for tunnels."""
@@ -222,6 +236,12 @@ class Chain:
         data = self.apiserver.config_map(names.SYSTEM_NAMESPACE, names.POD_CA_CONFIGMAP)
         return data.get("pod-ca.crt", "")
 
+    def admin_token(self, seconds: int = _TOKEN_SECONDS) -> str:
+        """What TokenRequest gives for ServiceAccount `cloudtaser-admin` and this cluster's admin audience."""
+        audience = names.admin_audience(short_fingerprint(self.fingerprint))
+        account = names.ADMIN_SERVICE_ACCOUNT
+        return self.apiserver.issue(names.SYSTEM_NAMESPACE, account, [audience], seconds=seconds)
+
     def pod(self, namespace: str, service_account: str = "default", name: str = "") -> Pod:
         """A pod with its token file on tmpfs and the variables that the webhook would set."""
         name = name or f"{service_account}-{uuid.uuid4().hex[:8]}"
@@ -271,8 +291,10 @@ class Chain:
         command = ["--standalone", "--fingerprint", self.fingerprint, "--apiserver", apiserver.url]
         command += ["--apiserver-ca", str(apiserver.ca_file)]
         command += ["--apiserver-token-file", str(apiserver.operator_token_file)]
-        command += ["--listen", f"127.0.0.1:{ports.broker}", "--beacon-address", self.beacon_address]
-        command += ["--beacon-ca", str(self.beacon_ca), "--probe-addr", f"127.0.0.1:{ports.probes}"]
+        command += ["--listen", f"127.0.0.1:{ports.broker}", "--admin-listen", f"127.0.0.1:{ports.admin}"]
+        command += ["--beacon-address", self.beacon_address]
+        command += ["--beacon-ca", str(self.beacon_ca)]
+        command += ["--probe-addr", f"127.0.0.1:{ports.probes}"]
         command += ["--metrics-addr", f"127.0.0.1:{ports.metrics}"]
         return [*self._recorder("operator", "cloudtaser-operator"), *command]
 

@@ -91,9 +91,8 @@ async def rogue_of(chain: Chain, instance: str = "rogue") -> Rogue:
 @pytest.mark.usefixtures("honest")
 async def test_kinds_that_are_not_a_brokers_are_reset(chain: Chain) -> None:
     rogue = await rogue_of(chain)
-    for kind in (Kind.ADMIN, Kind.APISERVER):
-        async with asyncio.timeout(5):
-            assert await rogue.open(kind, b"GET / HTTP/1.1\r\n\r\n").lost is not None
+    async with asyncio.timeout(5):
+        assert await rogue.open(Kind.APISERVER, b"GET / HTTP/1.1\r\n\r\n").lost is not None
     assert not rogue.tunnel.closed.done()
     rogue.tunnel.abort()
 
@@ -110,7 +109,7 @@ async def test_bytes_that_are_no_tls_end_their_stream_only(chain: Chain) -> None
         b"\x80\x2e\x01\x00\x02",
         b"SSH-2.0-x\r\n",
     ]
-    streams = [rogue.open(kind, data) for data in garbage for kind in (Kind.POD, Kind.OPERATOR)]
+    streams = [rogue.open(kind, data) for data in garbage for kind in (Kind.POD, Kind.OPERATOR, Kind.ADMIN)]
     streams += [rogue.open(Kind.RENEW, data) for data in garbage]
     async with asyncio.timeout(20):
         await asyncio.gather(*(stream.ended for stream in streams))

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from cloudtaser.bridge.admin_rules import DEFAULT, AdminRules
 from cloudtaser.bridge.gate import Allowed, Kind, Pin, Refused, foreign, judge, shown, token_suffix
 
 PIN = Pin("cloudtaser/aaaaaaaa", "idAAAA")
@@ -435,3 +436,104 @@ def test_whatever_comes_in_what_goes_out_has_one_reading(
     assert all(b"\r" not in value and b"\n" not in value for _, value in verdict.headers)
     if token := dict(verdict.headers).get(b"x-vault-token"):
         assert token.endswith(b".idAAAA")
+
+
+JWT = b"eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ4In0.c2ln"
+ADMIN = Pin("cloudtaser/aaaaaaaa", "idAAAA", admin=DEFAULT)
+BEARER = (b"authorization", b"Bearer " + JWT)
+
+
+def test_a_migration_is_one_call_with_one_token_and_no_query() -> None:
+    verdict = judge(b"POST", b"/migrate", [BEARER, (b"x-vault-namespace", b"root")], ADMIN)
+    assert isinstance(verdict, Allowed)
+    assert verdict.kind is Kind.MIGRATE
+    assert verdict.token == JWT.decode()
+    assert JWT not in b"".join(value for _, value in verdict.headers)
+    assert (b"x-vault-namespace", b"cloudtaser/aaaaaaaa") in verdict.headers
+
+
+@pytest.mark.parametrize("pin", [PIN, OPERATOR])
+@pytest.mark.parametrize("target", [b"/migrate", b"/v1/migrate", b"/v1/cloudtaser/migrate"])
+def test_elsewhere_there_is_no_such_call(pin: Pin, target: bytes) -> None:
+    verdict = judge(b"POST", target, [BEARER], pin)
+    assert isinstance(verdict, Refused)
+    assert verdict.status in (403, 404)
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "headers", "status"),
+    [
+        (b"GET", b"/migrate", [BEARER], 405),
+        (b"PUT", b"/migrate", [BEARER], 405),
+        (b"DELETE", b"/migrate", [BEARER], 405),
+        (b"POST", b"/migrate?list=true", [BEARER], 404),
+        (b"POST", b"/migrate/", [BEARER], 404),
+        (b"POST", b"/MIGRATE", [BEARER], 404),
+        (b"POST", b"/%6digrate", [BEARER], 404),
+        (b"POST", b"//migrate", [BEARER], 404),
+        (b"POST", b"/v1/../migrate", [BEARER], 400),
+        (b"POST", b"/migrate", [], 401),
+        (b"POST", b"/migrate", [(b"authorization", b"Bearer ")], 400),
+        (b"POST", b"/migrate", [(b"authorization", b"Basic YTpi")], 400),
+        (b"POST", b"/migrate", [(b"x-vault-token", JWT)], 401),
+        (b"POST", b"/migrate", [(b"x-vault-token", b"s.abcdefghijklmnopqrstuvwx.idAAAA")], 401),
+        (b"POST", b"/migrate", [BEARER, (b"x-vault-token", JWT)], 400),
+        (b"POST", b"/migrate", [BEARER, BEARER], 400),
+    ],
+)
+def test_a_migration_that_could_be_read_in_another_way_is_refused(
+    method: bytes, target: bytes, headers: list[tuple[bytes, bytes]], status: int
+) -> None:
+    verdict = judge(method, target, headers, ADMIN)
+    assert isinstance(verdict, Refused), verdict
+    assert verdict.status == status
+
+
+def test_an_administrators_own_token_reads_what_no_pods_does() -> None:
+    token = (b"x-vault-token", b"s.abcdefghijklmnopqrstuvwx.idAAAA")
+    for target in (b"/v1/sys/mounts", b"/v1/sys/policies/acl/x", b"/v1/sys/auth"):
+        assert isinstance(judge(b"GET", target, [token], ADMIN), Allowed)
+        assert isinstance(judge(b"PUT", target, [token], ADMIN), Refused)
+        for pin in (PIN, OPERATOR):
+            assert isinstance(judge(b"GET", target, [token], pin), Refused)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        b"/v1/sys/raw/x",
+        b"/v1/sys/seal",
+        b"/v1/sys/namespaces",
+        b"/v1/sys/mountsx",
+        b"/v1/sys/wrapping/wrap",
+        b"/v1/identity/entity",
+        b"/v1/cubbyhole/x",
+        b"/v1/pki-pod/root/generate/internal",
+        b"/v1/pki-tunnel/cert/ca",
+        b"/v1/auth/jwt/login",
+        b"/v1/auth/jwt/config",
+        b"/v1/auth/token/create",
+        b"/v1/cloudtaser/reviewer",
+        b"/v1/shared/data/x",
+    ],
+)
+def test_the_rest_of_openbao_is_not_behind_an_admin_stream(target: bytes) -> None:
+    token = (b"x-vault-token", b"s.abcdefghijklmnopqrstuvwx.idAAAA")
+    for method in (b"GET", b"PUT", b"POST", b"LIST"):
+        assert isinstance(judge(method, target, [token], ADMIN), Refused)
+
+
+@pytest.mark.parametrize(
+    "token",
+    [b"s.abcdefghijklmnopqrstuvwx", b"s.abcdefghijklmnopqrstuvwx.idBBBB", b"root", JWT, b"s.x.y.idAAAA"],
+)
+def test_on_an_admin_stream_too_only_the_spaces_own_tokens_pass(token: bytes) -> None:
+    verdict = judge(b"GET", b"/v1/secret/data/shop/db", [(b"x-vault-token", token)], ADMIN)
+    assert isinstance(verdict, Refused)
+    assert verdict.status == 403
+
+
+def test_pods_do_not_log_in_on_an_admin_stream_whatever_is_let_through() -> None:
+    wide = Pin("cloudtaser/aaaaaaaa", "idAAAA", admin=AdminRules.parse("auth/*:write"))
+    assert isinstance(judge(b"POST", b"/v1/auth/userpass/login/ann", [], wide), Allowed)
+    assert isinstance(judge(b"POST", b"/v1/auth/jwt/login", [], wide), Refused)

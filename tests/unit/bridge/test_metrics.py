@@ -29,9 +29,14 @@ class Pool:
 def test_refusals_are_counted_by_their_reason_and_nothing_names_a_pod() -> None:
     requests = Counter({("allowed", ""): 10, ("refused", "rate_limit"): 4})
     page = generate_latest(
-        Metrics(lambda: {"ready": True, "clusters": [CLUSTER], "audit_dropped": 6}, requests, Pool()).registry
+        Metrics(
+            lambda: {"ready": True, "clusters": [CLUSTER], "audit_dropped": 6, "migrations": {"stored": 9}},
+            requests,
+            Pool(),
+        ).registry
     ).decode()
     assert 'cloudtaser_bridge_requests_total{reason="rate_limit",verdict="refused"} 4.0' in page
+    assert 'cloudtaser_bridge_migrations_total{outcome="stored"} 9.0' in page
     assert "cloudtaser_bridge_openbao_waiting 5.0" in page
     assert "cloudtaser_bridge_audit_dropped_total 6.0" in page
     assert 'cloudtaser_bridge_tunnels{cluster="0ad50c05"} 2.0' in page
