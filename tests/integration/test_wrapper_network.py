@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Self
 
 import pytest
 from cryptography import x509
@@ -80,7 +81,7 @@ class Bridge:
         self._threads: list[threading.Thread] = []
         self._open: list[socket.socket] = []
 
-    def __enter__(self) -> Bridge:
+    def __enter__(self) -> Self:
         self._start(self._accept)
         return self
 

@@ -10,7 +10,7 @@ import posix
 from cloudtaser.wrapper import jsontext
 from cloudtaser.wrapper.buffers import Buffer, Span
 from cloudtaser.wrapper.config import Config, Endpoint
-from cloudtaser.wrapper.connection import Connection, Interrupted, Trust, connect
+from cloudtaser.wrapper.connection import Connection, HandshakeError, Interrupted, Trust, connect
 from cloudtaser.wrapper.errors import UnavailableError
 from cloudtaser.wrapper.http1 import HttpError, Response, write_request
 from cloudtaser.wrapper.jsontext import JsonError, Node
@@ -61,7 +61,7 @@ class Answer:
 class Client:
     """Requests with the session's token, one request or batch at a time. ConfigError for a bad CA or key."""
 
-    __slots__ = ("_config", "_connection", "_endpoint", "_loop", "_trust", "correlation", "token")
+    __slots__ = ("_config", "_connection", "_endpoint", "_loop", "_trust", "correlation", "deadline", "token")
 
     def __init__(self, loop: Loop, config: Config, endpoint: Endpoint) -> None:
         self._loop = loop
@@ -72,6 +72,8 @@ class Client:
             self._trust.context()  # a file that cannot be used is said now, not when the server is there
         self._connection: Connection | None = None
         self.token: Span | None = None
+        self.deadline: float | None = None
+        """When every exchange must be over, on the loop's clock; None for no such time."""
         self.correlation = posix.urandom(8).hex()
 
     def close(self) -> None:
@@ -79,6 +81,16 @@ class Client:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+    def pin(self, pem: str) -> bool:
+        """Trust that CA alone from the next connection on, which is the next request; whether it is another.
+
+        Raises ProtocolError for what is not one CA certificate.
+        """
+        if not self._trust.pins.adopt(pem):
+            return False
+        self.close()
+        return True
 
     async def call(
         self, method: bytes, path: str, body: Buffer | None = None, *, timeout: float | None = None
@@ -103,6 +115,8 @@ class Client:
     async def _exchange(self, calls: list[Call], timeout: float) -> list[Answer]:
         """Send the calls on the kept connection; a kept one that proves dead is replaced once."""
         deadline = self._loop.now() + timeout
+        if self.deadline is not None:
+            deadline = min(deadline, self.deadline)
         responses: list[Response] = []
         stale_allowed = self._connection is not None
         while len(responses) < len(calls):
@@ -129,6 +143,17 @@ class Client:
         return [Answer(response) for response in responses]
 
     async def _connect(self, deadline: float) -> Connection:
+        """A connection under the pin, or under the one before it while that is still kept."""
+        try:
+            connection = await self._connect_soon(deadline)
+        except HandshakeError:
+            if not self._trust.pins.fall_back():
+                raise
+            connection = await self._connect_soon(deadline)
+        self._trust.pins.confirm()
+        return connection
+
+    async def _connect_soon(self, deadline: float) -> Connection:
         soon = min(deadline, self._loop.now() + _CONNECT_WITHIN)
         return await connect(self._loop, self._endpoint, self._trust, soon)
 

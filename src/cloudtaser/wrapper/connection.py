@@ -10,10 +10,11 @@ import errno
 import posix
 
 from cloudtaser.wrapper.buffers import Buffer
-from cloudtaser.wrapper.config import Config, Endpoint, bridge_server_name
+from cloudtaser.wrapper.config import Config, Endpoint
 from cloudtaser.wrapper.errors import ConfigError, UnavailableError
 from cloudtaser.wrapper.http1 import Response, ResponseReader
 from cloudtaser.wrapper.loop import READ, WRITE, Loop, Wait
+from cloudtaser.wrapper.pins import Pins
 from cloudtaser.wrapper.resolve import Address, resolve
 
 TYPE_CHECKING = False
@@ -48,22 +49,34 @@ class Interrupted(UnavailableError):
         self.begun = begun
 
 
-class Trust:
-    """Whom to believe: makes the TLS context, anew when one of the files changes."""
+class HandshakeError(UnavailableError):
+    """The connection stands, but the other side is not the one to talk to, or will not talk."""
 
-    __slots__ = ("_config", "_context", "_endpoint", "_files", "server_name")
+
+class Trust:
+    """Whom to believe: makes the TLS context, anew when one of the files or the pin changes."""
+
+    __slots__ = ("_config", "_context", "_endpoint", "_files", "pins")
 
     def __init__(self, config: Config, endpoint: Endpoint) -> None:
         self._config = config
         self._endpoint = endpoint
         self._context: _Context | None = None
         self._files: tuple[object, ...] = ()
-        self.server_name = bridge_server_name(config.ca_pem) if endpoint.broker else endpoint.host
+        self.pins = Pins(config.ca_pem)
+
+    @property
+    def server_name(self) -> str:
+        """The name to ask for and to check."""
+        return self.pins.server_name if self._endpoint.broker else self._endpoint.host
 
     def context(self) -> "_Context":
         """The context for a new connection. Raises ConfigError where a file cannot be used."""
         config = self._config
-        files = tuple(map(_stamp, (config.ca_file, config.client_cert, config.client_key)))
+        files: tuple[object, ...] = (
+            self.pins.pem,
+            *map(_stamp, (config.ca_file, config.client_cert, config.client_key)),
+        )
         if self._context is None or files != self._files:
             self._context = self._make()
             self._files = files
@@ -77,8 +90,8 @@ class Trust:
         if config.skip_verify:
             context.check_hostname = False
             context.verify_mode = _ssl.CERT_NONE
-        elif config.ca_pem:
-            _load("CLOUDTASER_CA", lambda: context.load_verify_locations(None, None, config.ca_pem))
+        elif self.pins.pem:
+            _load("CLOUDTASER_CA", lambda: context.load_verify_locations(None, None, self.pins.pem))
         elif config.ca_file:
             _load("VAULT_CACERT", lambda: context.load_verify_locations(config.ca_file, None, None))
         else:
@@ -147,13 +160,13 @@ class Connection:
             await self._pump(tls.do_handshake, deadline)
         except _ssl.SSLCertVerificationError as error:
             reason = getattr(error, "verify_message", "") or "not trusted"
-            raise UnavailableError(f"the server's certificate is refused: {reason}", on=self._where) from None
+            raise HandshakeError(f"the server's certificate is refused: {reason}", on=self._where) from None
         except _ssl.SSLError as error:
-            raise UnavailableError(
+            raise HandshakeError(
                 f"the TLS handshake failed: {error.reason or 'closed'}", on=self._where
             ) from None
         except OSError as error:
-            raise UnavailableError(
+            raise HandshakeError(
                 f"the connection ended during the TLS handshake: {error.strerror or 'closed'}", on=self._where
             ) from None
 

@@ -4,7 +4,7 @@
 All decisions about one secret are in `secrets`, all timing in `lease` and `backoff`.
 """
 
-from cloudtaser.wrapper import login
+from cloudtaser.wrapper import jsontext, login
 from cloudtaser.wrapper.backoff import Backoff, about
 from cloudtaser.wrapper.client import Answer, Client
 from cloudtaser.wrapper.config import Config
@@ -24,14 +24,17 @@ _REFUSED_PAUSE = 30.0
 _MAX_DEBOUNCES = 5
 _REVOKE_TIMEOUT = 1.0
 _KEPT_OPEN = 60.0
+_LAST_ATTEMPT = 1.0
+_POD_CA_PATH = "cloudtaser/pod-ca"
+_POD_CA_INTERVAL = 180.0
 
 
 class Session:
     """One run's dealings with OpenBao. Only one of its coroutines runs at a time."""
 
     __slots__ = (
-        "_away", "_backoff", "_client", "_complaint", "_config", "_delivered", "_log", "_loop", "_next_look",
-        "_not_before", "_secrets", "_stale", "_token",
+        "_away", "_backoff", "_client", "_complaint", "_config", "_delivered", "_is_pinned", "_log", "_loop",
+        "_next_look", "_next_pod_ca", "_not_before", "_pod_ca_complaint", "_secrets", "_stale", "_token",
     )  # fmt: skip
 
     def __init__(self, loop: Loop, config: Config, client: Client, log: Log) -> None:
@@ -48,14 +51,25 @@ class Session:
         self._not_before = 0.0
         self._away = False
         self._complaint = ""
+        self._is_pinned = config.endpoint is not None and config.endpoint.broker
+        self._next_pod_ca = 0.0
+        self._pod_ca_complaint = ""
 
     async def start(self) -> Values:
         """Log in and read every path, again and again while that can help. Raises what stops the wrapper."""
+        try:
+            return await self._start()
+        finally:
+            self._client.deadline = None
+
+    async def _start(self) -> Values:
         limit = self._config.startup_timeout
         began = self._loop.now()
         reminded = None
         while True:
             try:
+                if limit:  # the last attempt, at the end of the time, gets a moment too
+                    self._client.deadline = max(began + limit, self._loop.now() + _LAST_ATTEMPT)
                 return await self._start_once()
             except UnavailableError as error:
                 pause = max(self._backoff.next(), error.retry_after)
@@ -98,6 +112,7 @@ class Session:
         self._secrets = secrets
         self._delivered = values
         self._next_look = self._loop.now() + about(self._config.rotation_interval)
+        self._next_pod_ca = self._loop.now() + about(_POD_CA_INTERVAL)
         self._backoff.reset()
         self._log.info("secrets loaded", secret_count=len(values.spans), paths=[str(path) for path in paths])
         return values
@@ -148,6 +163,8 @@ class Session:
         times.append(self._token.due if self._token is not None else None)
         if self._is_watching:
             times.append(self._next_look)
+        if self._is_pinned:
+            times.append(self._next_pod_ca)
         due = [time for time in times if time is not None]
         return max(self._not_before, min(due)) if due else None
 
@@ -166,8 +183,11 @@ class Session:
         if self._is_watching and self._next_look <= now:
             await self._look_until_quiet()
             self._next_look = self._loop.now() + about(self._config.rotation_interval)
+            self._next_pod_ca = now
         if self._stale:
             await self._refresh(deliver)
+        if self._is_pinned and self._next_pod_ca <= now:
+            await self._look_at_pod_ca()
         if (self._due() or now + _KEPT_OPEN) - now >= _KEPT_OPEN:
             self._client.close()
 
@@ -235,6 +255,24 @@ class Session:
                 changed.add(secret)
             self._note(secret, found, answer)
         return changed
+
+    async def _look_at_pod_ca(self) -> None:
+        """The bridge may hand over the next pod CA: pin it, and show that it holds. Whatever comes of it,
+        what there is goes on.
+        """
+        self._next_pod_ca = self._loop.now() + about(_POD_CA_INTERVAL)
+        trouble = ""
+        try:
+            answer = await self._client.call(b"GET", _POD_CA_PATH)
+            pem = jsontext.text(answer.buffer, answer.root.get("pod_ca")) if answer.status == 200 else ""
+            if pem and self._client.pin(pem):  # a bridge may not have it
+                await self._client.call(b"GET", _POD_CA_PATH)
+                self._log.info("the pod CA was rotated: the next one is pinned now")
+        except WrapperError as error:
+            trouble = error.diagnostic()
+        if trouble and trouble != self._pod_ca_complaint:
+            self._log.warning("the next pod CA is not pinned yet", reason=trouble)
+        self._pod_ca_complaint = trouble
 
     async def _token_is_lost(self) -> bool:
         """Whether the token itself is the reason for a refusal; only where a new one can be had."""

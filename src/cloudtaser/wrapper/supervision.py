@@ -76,7 +76,7 @@ class Supervision:
             self._state, self._current, self._good = _RUNNING, values, values
             return [Command(START, values)]
         if self._terminating:
-            return []
+            return [Command(WARN, "secrets changed: not restarted, as the application was told to end")]
         self._pending = values
         if self._state == _STOPPING:
             return []

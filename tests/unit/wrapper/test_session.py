@@ -76,18 +76,19 @@ def answer(document: dict[str, object]) -> Answer:
 class Clock:
     """Moves on by itself: the loop never really waits."""
 
-    def __init__(self) -> None:
+    def __init__(self, step: float = 60.0) -> None:
         self.now = 0.0
+        self._step = step
 
     def __call__(self) -> float:
-        self.now += 60.0
+        self.now += self._step
         return self.now
 
 
-def live(settings: Config, client: Script) -> tuple[list[Values], str]:
+def live(settings: Config, client: Script, step: float = 60.0) -> tuple[list[Values], str]:
     """Start, then watch until the script is over; what was delivered after the start, and the log."""
     reading, writing = os.pipe()
-    loop = Loop(Clock())
+    loop = Loop(Clock(step))
     delivered: list[Values] = []
 
     async def life() -> None:
@@ -135,6 +136,51 @@ def test_a_pause_the_server_asks_for_does_not_shorten_the_time_it_is_tried() -> 
     values = loop.run(starting)
     assert isinstance(values, Values)
     assert bytes(values.spans["PASSWORD"].view()) == b"there"
+
+
+def test_every_attempt_at_the_start_ends_with_the_time_it_is_tried_and_later_ones_are_free() -> None:
+    now = [0.0]
+    loop = Loop(lambda: now[0])
+    deadlines: list[float | None] = []
+
+    class Slow(Script):
+        deadline: float | None = None
+
+        async def read(self, paths: list[str]) -> list[Answer]:
+            deadlines.append(self.deadline)
+            return await super().read(paths)
+
+    client = Slow(UnavailableError("busy", retry_after=40), UnavailableError("busy"), kv2("there", 1))
+    session = Session(loop, config(CLOUDTASER_STARTUP_TIMEOUT="30"), client, Log("error"))  # type: ignore[arg-type]  # a script
+    starting = loop.spawn(session.start())
+    now[0] = 30.0
+    with pytest.raises(UnavailableError, match="unreachable for 30 s"):
+        loop.run(starting)
+    assert deadlines == [30.0, 31.0]  # the last one gets a moment
+    assert client.deadline is None
+
+
+def test_behind_a_broker_the_pod_ca_is_asked_for_even_where_nothing_else_is_looked_at() -> None:
+    certificate = "-----BEGIN CERTIFICATE-----\nMAMCAQU=\n-----END CERTIFICATE-----"
+    settings = config(
+        VAULT_ADDR="broker://127.0.0.1:1", CLOUDTASER_CA=certificate, CLOUDTASER_ROTATION="none"
+    )
+
+    class Asked(Script):
+        calls: list[str]
+
+        async def call(self, method: bytes, path: str, body: object = None) -> Answer:
+            self.calls.append(path)
+            if self.calls.count("cloudtaser/pod-ca") == 3:
+                raise KeyboardInterrupt
+            return await super().call(method, path, body)
+
+    client = Asked(kv2("there", 1))
+    client.calls = []
+    delivered, log = live(settings, client, 300.0)
+    assert delivered == []
+    assert client.calls == ["auth/token/lookup-self", *["cloudtaser/pod-ca"] * 3]
+    assert "pod CA" not in log
 
 
 @pytest.mark.parametrize("seen_gone", [True, False])

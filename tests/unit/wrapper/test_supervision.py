@@ -122,8 +122,17 @@ def test_a_shutdown_during_a_rotation_wins(supervision: Supervision, number: int
 def test_after_sigterm_no_rotation_begins_and_no_crash_is_undone(supervision: Supervision) -> None:
     rotate(supervision, "new", 0)
     supervision.signal(SIGTERM)
-    assert supervision.values("newer", 2) == []
+    said = supervision.values("newer", 2)
+    assert quiet(said) == []
     assert supervision.exited(1, 3) == [Command(EXIT, 1)]
+
+
+def test_an_application_that_survives_sigterm_is_said_to_keep_what_it_has(supervision: Supervision) -> None:
+    supervision.signal(SIGTERM)
+    for values in ("newer", "newest"):
+        (said,) = supervision.values(values, 2)
+        assert said.kind == WARN
+        assert "told to end" in str(said.argument)
 
 
 def test_a_job_that_the_terminal_stops_stops_the_wrapper_too() -> None:

@@ -1,0 +1,89 @@
+"""The pinned pod CA changes only for one whole CA certificate, and never leaves the wrapper without a pin."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import pytest
+
+from cloudtaser.wrapper.config import bridge_server_name
+from cloudtaser.wrapper.errors import ProtocolError
+from cloudtaser.wrapper.pins import Pins
+from tests.unit.operator.parties import CLIENT, Authority
+
+OLD, NEW = Authority("old"), Authority("new")
+BODY = "".join(NEW.pem.split("-----")[2].split())
+
+
+def test_the_next_ca_is_pinned_and_named() -> None:
+    pins = Pins(OLD.pem)
+    assert pins.server_name == bridge_server_name(OLD.pem)
+    assert pins.adopt(NEW.pem)
+    assert pins.pem == NEW.pem.strip()
+    assert pins.server_name == bridge_server_name(NEW.pem)
+
+
+def test_the_pinned_ca_again_changes_nothing() -> None:
+    pins = Pins(OLD.pem)
+    assert not pins.adopt(OLD.pem)
+    assert not pins.adopt("\n" + OLD.pem.strip() + "\r\n")
+    assert pins.pem == OLD.pem
+    assert not pins.fall_back()
+
+
+def test_of_an_injected_bundle_only_the_current_one_stays() -> None:
+    pins = Pins(NEW.pem + OLD.pem)
+    assert pins.adopt(NEW.pem)
+    pins.confirm()
+    assert pins.pem == NEW.pem.strip()
+
+
+def test_until_a_connection_came_about_the_pin_before_is_kept_and_tried() -> None:
+    pins = Pins(OLD.pem)
+    pins.adopt(NEW.pem)
+    assert pins.fall_back()
+    assert pins.pem == OLD.pem
+    assert pins.fall_back()
+    assert pins.pem == NEW.pem.strip()
+    pins.confirm()
+    assert not pins.fall_back()
+    assert pins.pem == NEW.pem.strip()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("", id="nothing"),
+        pytest.param("nonsense", id="no PEM"),
+        pytest.param(NEW.pem + OLD.pem, id="two"),
+        pytest.param(
+            NEW.pem + "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----", id="with a key"
+        ),
+        pytest.param("text before\n" + NEW.pem, id="text before"),
+        pytest.param(NEW.pem + "text behind", id="text behind"),
+        pytest.param(NEW.pem.replace("BEGIN CERTIFICATE", "BEGIN TRUSTED CERTIFICATE"), id="another label"),
+        pytest.param(NEW.pem.replace("M", "*", 1), id="no base64"),
+        pytest.param(
+            f"-----BEGIN CERTIFICATE-----\n{BODY[:-8]}\n-----END CERTIFICATE-----", id="a part of one"
+        ),
+        pytest.param(
+            f"-----BEGIN CERTIFICATE-----\n{BODY.rstrip('=')}AAAA\n-----END CERTIFICATE-----",
+            id="more behind",
+        ),
+        pytest.param("-----BEGIN CERTIFICATE-----\nMAMCAQU=\n-----END CERTIFICATE-----", id="no certificate"),
+        pytest.param(NEW.bridge().pem, id="a leaf"),
+        pytest.param(
+            NEW.issue(["cloudtaser://x/y"], CLIENT, is_ca=True, lifetime=dt.timedelta(days=1)).pem,
+            id="a CA that another one signed",
+        ),
+        pytest.param(Authority(is_ca=False).pem, id="signed by itself, but no CA"),
+        pytest.param(NEW.pem.strip() + "\u00a0" * 3 + "\u00e9", id="not ASCII"),
+        pytest.param(NEW.pem.replace("\n", "\n" + "\n" * 20_000, 1), id="too long"),
+    ],
+)
+def test_anything_but_one_ca_certificate_is_refused_and_changes_nothing(text: str) -> None:
+    pins = Pins(OLD.pem)
+    with pytest.raises(ProtocolError, match="next pod CA"):
+        pins.adopt(text)
+    assert pins.pem == OLD.pem
+    assert not pins.fall_back()
