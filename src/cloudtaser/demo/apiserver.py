@@ -28,6 +28,7 @@ from cloudtaser.demo.certificates import write_server_certificate
 from cloudtaser.demo.tokens import ALGORITHM, PodReference, SigningKey, service_account_claims
 from cloudtaser.wire import names
 
+APISERVER_NAME = "apiserver.demo.internal"
 ISSUER = "https://kubernetes.default.svc.cluster.local"
 _ADMIN = "system:admin"
 _REVIEWER = f"system:serviceaccount:{names.SYSTEM_NAMESPACE}:{names.REVIEWER_SERVICE_ACCOUNT}"
@@ -75,7 +76,7 @@ class StandInApiServer:
     async def start(self) -> None:
         """Listen; a second start after `close` keeps port, keys and objects."""
         if not self.ca_file.name:
-            hosts = ["127.0.0.1", "localhost", "kubernetes.default.svc"]
+            hosts = ["127.0.0.1", "localhost", "kubernetes.default.svc", APISERVER_NAME]
             self._files = write_server_certificate(self.directory, "apiserver", hosts)
             self.ca_file = self._files.ca
             _write_private(self.admin_token_file, self._admin_token)

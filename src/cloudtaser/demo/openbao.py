@@ -28,6 +28,7 @@ from cloudtaser.secret import Secret
 
 START_TIMEOUT: Final = 60.0  # seconds; a first start on a loaded machine takes three
 _POLL: Final = 0.02
+OPENBAO_NAME: Final = "openbao.demo.internal"
 _TOKEN_VARIABLE: Final = "CLOUDTASER_DEMO_ROOT_TOKEN"  # noqa: S105  # the variable's name, not a token
 
 
@@ -143,7 +144,7 @@ class OpenBaoServer(LocalServer):
             return
         (self.directory / "data").mkdir(exist_ok=True, mode=0o700)
         _write_private(self._seal_key, secrets.token_bytes(32))
-        write_server_certificate(self.directory, "openbao", ["127.0.0.1", "localhost"])
+        write_server_certificate(self.directory, "openbao", ["127.0.0.1", "localhost", OPENBAO_NAME])
         self._config.write_text(self._hcl())
         ports = {"port": self.port, "cluster_port": self.cluster_port}
         _write_private(state, json.dumps({**ports, "root_token": self.root_token.reveal_text()}).encode())

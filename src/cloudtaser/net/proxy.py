@@ -216,12 +216,12 @@ class Passage(asyncio.Protocol):
 
     def _refused(self, status: int) -> UnavailableError:
         match status:
-            case 407 if self._proxy.credentials is None:
+            case 401 | 407 if self._proxy.credentials is None:  # 401 is what tinyproxy says to wrong ones
                 what, fix = (
                     "the proxy asks for credentials",
                     "put user:password@ before the host in HTTPS_PROXY",
                 )
-            case 407:
+            case 401 | 407:
                 what, fix = "the proxy does not accept our credentials", "correct them in HTTPS_PROXY"
             case 403:
                 what, fix = (

@@ -250,7 +250,7 @@ class Readers:
             await asyncio.gather(*tasks)
 
 
-def listening(port: int) -> bool:
+def listening(port: int, host: str = "127.0.0.1") -> bool:
     """Whether somebody takes connections there."""
     with socket.socket() as probe_socket:
-        return probe_socket.connect_ex(("127.0.0.1", port)) == 0
+        return probe_socket.connect_ex((host, port)) == 0

@@ -267,9 +267,10 @@ async def test_a_refusal_is_one_line_with_target_and_proxy(answer: bytes, words:
         assert "\n" not in line
 
 
-async def test_refused_credentials_are_told_apart_from_missing_ones_and_not_shown() -> None:
+@pytest.mark.parametrize("status", [407, 401])
+async def test_refused_credentials_are_told_apart_from_missing_ones_and_not_shown(status: int) -> None:
     async with forward_proxy() as proxy:
-        proxy.answer = b"HTTP/1.1 407 No\r\n\r\n"
+        proxy.answer = b"HTTP/1.1 %d No\r\n\r\n" % status
         chosen = Proxies.read({"HTTPS_PROXY": f"http://user:{PASSWORD}@localhost:{proxy.port}"})
         with pytest.raises(UnavailableError, match="does not accept our credentials") as caught:
             await dial_tcp(TARGET, Recorder, proxies=chosen)
