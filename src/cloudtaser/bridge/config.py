@@ -12,11 +12,12 @@ import os
 import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NoReturn, TypeVar
 
-from cloudtaser.bridge import config_admin, config_login
+from cloudtaser.bridge import config_admin, config_brokers, config_login
 from cloudtaser.bridge.config_admin import AdminConfig
+from cloudtaser.bridge.config_brokers import Brokers
 from cloudtaser.bridge.config_login import Login, boolean, readable
 from cloudtaser.bridge.limits import CLUSTER, PEER, TOKEN, Rate
 from cloudtaser.errors import ConfigError
@@ -57,6 +58,7 @@ class Config:
     rate_cluster: Rate
     admin: AdminConfig
     log_level: str
+    brokers: Brokers = field(default_factory=Brokers)
     proxies: Proxies = DIRECT
 
 
@@ -78,7 +80,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
         vault_addr=values.required("vault-addr", _vault_addr, "URL of OpenBao, as https://127.0.0.1:8200"),
         vault_ca_cert=values.optional("vault-ca-cert", readable),
         login=config_login.read(values, environment),
-        beacon_addresses=values.required("beacon-address", Address.parse_list, "as beacon.example.com:443"),
+        beacon_addresses=values.optional("beacon-address", Address.parse_list) or (),
         beacon_ca=values.optional("beacon-ca", readable),
         beacon_insecure=values.take("beacon-insecure", "false", boolean),
         poll_interval=values.take("poll-interval", "5s", _seconds(0.05, 3600)),
@@ -92,6 +94,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
         admin=config_admin.read(values),
         rate_cluster=values.take("rate-cluster", str(CLUSTER), Rate.parse),
         log_level=values.take("log-level", "info", _log_level),
+        brokers=config_brokers.read(values),
         proxies=values.proxies(),
     )
 
@@ -105,8 +108,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="cloudtaser-bridge",
         usage="%(prog)s --vault-addr URL --beacon-address LIST [...]\n"
+        "       %(prog)s --vault-addr URL --broker-address LIST [...]     reverse mode: dials the broker\n"
         "       %(prog)s status [--status-socket PATH]    ask the running bridge how it is",
-        description="OpenBao's companion to the outside: dials out to the beacon, ends the pods' TLS,"
+        description="OpenBao's companion to the outside: dials out to beacon or broker, ends the pods' TLS,"
         " checks who they are and forwards what they may ask.",
         epilog="Every flag has a twin in the environment: --poll-interval is"
         f" {ENVIRONMENT_PREFIX}POLL_INTERVAL.",
@@ -148,6 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rate-cluster", metavar="RATE", help=f"requests of one cluster ({CLUSTER})")
     parser.add_argument("--drain", metavar="TIME", help="how long open streams may take at SIGTERM (30s)")
     parser.add_argument("--log-level", metavar="LEVEL", help=", ".join(LOG_LEVELS))
+    config_brokers.add_flags(parser)
     config_login.add_flags(parser)
     config_admin.add_flags(parser)
     parser.add_argument("--version", action="version", version=f"cloudtaser-bridge {VERSION}")

@@ -8,18 +8,15 @@ moment.
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
 from cloudtaser.bridge.background import Background
+from cloudtaser.bridge.doors import Door
 from cloudtaser.bridge.parking import Parking, Party, Stage
 from cloudtaser.errors import CloudtaserError
-from cloudtaser.net.dial import Address
-from cloudtaser.net.proxy import DIRECT, Proxies
-from cloudtaser.net.rendezvous import BeaconRefusedError, StayOverError, meet
-from cloudtaser.wire.rendezvous import Role
+from cloudtaser.net.rendezvous import BeaconRefusedError, StayOverError
 
 
 class Guest(Protocol):
@@ -39,26 +36,22 @@ class Parker:
     def __init__(
         self,
         room: bytes,
-        beacons: Sequence[Address],
-        context: ssl.SSLContext,
+        doors: Sequence[Door],
         invite: Callable[[], Guest],
         *,
-        on_unreachable: Callable[[Address, CloudtaserError], None],
-        on_parked: Callable[[Address], None],
+        on_unreachable: Callable[[Door, CloudtaserError], None],
+        on_parked: Callable[[Door], None],
         on_failed: Callable[[CloudtaserError], None],
-        proxies: Proxies = DIRECT,
     ) -> None:
         """`invite` is called at each match. `on_failed`: a guest did not get through its handshake."""
         self._loop = asyncio.get_running_loop()
         self._room = room
-        self._beacons = beacons
-        self._context = context
-        self._proxies = proxies
+        self._doors = doors
         self._invite = invite
         self._on_unreachable = on_unreachable
         self._on_parked = on_parked
         self._on_failed = on_failed
-        self._parking = Parking(len(beacons))
+        self._parking = Parking(len(doors))
         self._background = Background("bridge.parker")
         self._visits: dict[asyncio.Task[None], Party] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -66,7 +59,7 @@ class Parker:
 
     @property
     def parked(self) -> int:
-        """Spares that a beacon has confirmed."""
+        """Spares that a beacon or broker has confirmed."""
         return self._parking.parked
 
     @property
@@ -113,17 +106,9 @@ class Parker:
 
     async def _visit(self, party: Party) -> None:
         seat = _Seat(self._invite)
-        beacon = self._beacons[party.lane]
+        door = self._doors[party.lane]
         try:
-            transport = await meet(
-                beacon,
-                Role.BRIDGE,
-                self._room,
-                self._context,
-                seat,
-                on_parked=partial(self._took_in, party, beacon),
-                proxies=self._proxies,
-            )
+            transport = await door.meet(self._room, seat, partial(self._took_in, party, door))
         except StayOverError:
             self._parking.came_anew(party)
             self._fill()
@@ -131,7 +116,7 @@ class Parker:
         except CloudtaserError as error:
             retry_after = error.retry_after if isinstance(error, BeaconRefusedError) else None
             self._parking.failed(party, self._loop.time(), retry_after)
-            self._on_unreachable(beacon, error)
+            self._on_unreachable(door, error)
             self._fill()
             return
         self._parking.matched(party, self._loop.time())
@@ -149,9 +134,9 @@ class Parker:
             self._parking.done(party)
             self._fill()
 
-    def _took_in(self, party: Party, beacon: Address) -> None:
+    def _took_in(self, party: Party, door: Door) -> None:
         self._parking.took_in(party, self._loop.time())
-        self._on_parked(beacon)
+        self._on_parked(door)
         self._fill()
 
 

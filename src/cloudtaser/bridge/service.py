@@ -18,6 +18,7 @@ from cloudtaser.bridge.background import Background
 from cloudtaser.bridge.cluster import Cluster
 from cloudtaser.bridge.config import Config
 from cloudtaser.bridge.config_login import keeper
+from cloudtaser.bridge.doors import BeaconDoor, Door, Ways, reachable
 from cloudtaser.bridge.heartbeat import Heartbeat
 from cloudtaser.bridge.limits import Buckets, Limits
 from cloudtaser.bridge.metrics import Metrics
@@ -30,9 +31,9 @@ from cloudtaser.bridge.tally import Line, Tally
 from cloudtaser.bridge.upstream import Upstream
 from cloudtaser.bridge.vault_writer import VaultWriter
 from cloudtaser.errors import CloudtaserError, NotAuthorisedError
-from cloudtaser.net.dial import Address
 from cloudtaser.net.log import get_logger
 from cloudtaser.net.probes import Probes
+from cloudtaser.net.rendezvous import BEACON, BROKER
 from cloudtaser.net.tls import beacon_client
 from cloudtaser.openbao.client import OpenBao
 from cloudtaser.openbao.layout import Layout
@@ -84,20 +85,22 @@ class Bridge:
         self._tally = Tally()
         self._stations: dict[str, Station] = {}
         self._before: Mapping[str, Served] = {}
-        self._beacons_down: set[str] = set()
+        self._down: set[str] = set()
+        beacon_context = beacon_client(config.beacon_ca, config.beacon_insecure)
+        self._beacons = tuple(
+            BeaconDoor(address, beacon_context, config.proxies) for address in config.beacon_addresses
+        )
         self._shared = Shared(
             client=self._client,
             records=self._records,
             bridge_id=config.bridge_id,
-            beacons=config.beacon_addresses,
-            beacon_context=beacon_client(config.beacon_ca, config.beacon_insecure),
+            ways=Ways(self._beacons, config.brokers, config.proxies),
             certificate_ttl=config.certificate_ttl,
             now=time.time,
             serve=lambda cluster, opening: pod_protocol(cluster, opening, self._services),
             failed=self._failed,
             reachable=self._reachable,
             keys_changed=self._keys_changed,
-            proxies=config.proxies,
             retire_pods=self._services.retire,
             changed=lambda: self._heartbeat.soon(),
             before=lambda fingerprint: self._before.get(fingerprint),
@@ -164,9 +167,12 @@ class Bridge:
             "ready": self._is_ready(),
             "started_at": instant(self._started),
             "polled_at": instant(self._registry.polled_at) if self._registry.polled_at else "",
-            "beacons": {
-                str(beacon): str(beacon) not in self._beacons_down for beacon in self._config.beacon_addresses
-            },
+            "beacons": reachable(self._beacons, self._down, BEACON),
+            "brokers": reachable(
+                [door for _, station in sorted(self._stations.items()) for door in station.doors],
+                self._down,
+                BROKER,
+            ),
             "failures": self._tally.total,
             "migrations": dict(self._writer.outcomes) if self._writer else {},
             "audit_lines": self._audit.written,
@@ -265,16 +271,16 @@ class Bridge:
 
     def _failed(self, what: str, whom: str, where: str, error: CloudtaserError) -> None:
         self._metrics.failures.labels(what, where).inc()
-        if what == "beacon":
-            self._beacons_down.add(whom)
+        if what in (BEACON, BROKER):
+            self._down.add(whom)
         line = self._tally.add((what, whom, where), error.diagnostic(), time.monotonic())
         if line is not None:
             _mention(line)
 
-    def _reachable(self, beacon: Address) -> None:
-        if str(beacon) in self._beacons_down:
-            self._beacons_down.discard(str(beacon))
-            _log.info("beacon reached again", beacon=str(beacon))
+    def _reachable(self, door: Door) -> None:
+        if str(door) in self._down:
+            self._down.discard(str(door))
+            _log.info(f"{door.kind} reached again", **{door.kind: str(door)})
 
     async def _report(self, stop: asyncio.Event) -> None:
         while not stop.is_set():

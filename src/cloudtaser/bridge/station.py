@@ -9,7 +9,6 @@ while nothing happens: the registry's poll is its clock. What a rotation adds, t
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +20,7 @@ from cloudtaser.bridge.bootstrap import Responder, Signed
 from cloudtaser.bridge.cluster import Cluster
 from cloudtaser.bridge.control import Control
 from cloudtaser.bridge.csr import CertificateRequest
+from cloudtaser.bridge.doors import Door, Ways
 from cloudtaser.bridge.identity import Certificates
 from cloudtaser.bridge.keys import KeyKeeper
 from cloudtaser.bridge.parker import Parker
@@ -33,9 +33,8 @@ from cloudtaser.bridge.session import Session
 from cloudtaser.bridge.tokens import KeySet
 from cloudtaser.bridge.tunnels import Tunnels
 from cloudtaser.errors import CloudtaserError, ProtocolError, UnavailableError
-from cloudtaser.net.dial import Address
 from cloudtaser.net.log import get_logger
-from cloudtaser.net.proxy import DIRECT, Proxies
+from cloudtaser.net.rendezvous import BeaconRefusedError
 from cloudtaser.openbao import pki
 from cloudtaser.openbao.client import OpenBao
 from cloudtaser.openbao.layout import Space
@@ -45,6 +44,7 @@ from cloudtaser.secret import Secret
 from cloudtaser.wire.hashes import operational_room, return_room
 from cloudtaser.wire.names import broker_uri
 from cloudtaser.wire.opening import Opening
+from cloudtaser.wire.rendezvous import Refusal
 
 SETTLING: Final = 30.0
 """Seconds in which a poll that was under way may not yet show an initialisation that happened here."""
@@ -63,8 +63,8 @@ class Shared:
     client: OpenBao
     records: Records
     bridge_id: str
-    beacons: tuple[Address, ...]
-    beacon_context: ssl.SSLContext
+    ways: Ways
+    """The doors to each cluster's operator."""
     certificate_ttl: float
     now: Callable[[], float]
     """The wall clock, seconds since the epoch."""
@@ -72,16 +72,14 @@ class Shared:
     """The data plane: what takes a pod's or the operator's stream."""
     failed: Callable[[str, str, str, CloudtaserError], None]
     """Counts and mentions a failure: what, for whom, where, why."""
-    reachable: Callable[[Address], None]
-    """A beacon took one of us in."""
+    reachable: Callable[[Door], None]
+    """A beacon or broker took one of us in."""
     keys_changed: Callable[[Cluster, str], None]
     """An event to audit."""
     retire_pods: Callable[[Cluster, frozenset[str]], list[Session]]
     """Winds up the sessions of pods that pin another CA than these; those that need more time."""
     changed: Callable[[], None]
     """Something that `source status` shows."""
-    proxies: Proxies = DIRECT
-    """How beacons are reached."""
     before: Callable[[str], Served | None] = lambda _: None
     """How an earlier run of this bridge, a moment ago, served that cluster."""
     drain: float = 30.0
@@ -109,6 +107,8 @@ class Station:
         )
         self._certificates.follow(self._authorities)
         self._reads = ReadKeeper(shared.records, fingerprint, shared.bridge_id, self.cluster.reads)
+        self.doors: tuple[Door, ...] = ()
+        """Where this cluster's operator is waited for."""
         self._rooms = Rooms(self._parker)
         self._background = Background("bridge.station")
         self._initialized_here = float("-inf")
@@ -149,6 +149,8 @@ class Station:
         if before is not None:
             self.cluster.pod_cas.carry(before.pod_cas)
 
+        self._find_doors()
+
     # Called by the registry
 
     async def attend(self, snapshot: Snapshot, rooms: frozenset[Room]) -> None:
@@ -162,6 +164,7 @@ class Station:
         if cluster.registered != snapshot.registered:  # sessions keep what they derive from it
             self._authorities = authorities_of(snapshot.registered)
             cluster.registered = snapshot.registered
+            self._find_doors()
             anew = self._generation != _generation(snapshot.registered)
             self._generation = _generation(snapshot.registered)
             self._shared.changed()
@@ -253,6 +256,19 @@ class Station:
 
     # Rooms
 
+    def _find_doors(self) -> None:
+        """Where to wait from now on; at other doors than before, the rooms are entered anew."""
+        doors = self._shared.ways.to(self.cluster.registered)
+        if doors != self.doors:
+            self._enter(frozenset())
+            self.doors = doors
+        if not doors:
+            _log.warning(
+                "there is no way to this cluster: give --beacon-address or --broker-address, or register it"
+                " with --broker-address",
+                cluster=self.cluster.fp8,
+            )
+
     def _enter(self, rooms: frozenset[Room]) -> None:
         """Be in these rooms and no others; in none while ending, whatever a poll under way still says."""
         if self._draining:
@@ -276,14 +292,18 @@ class Station:
         room, hashed = place
         return Parker(
             hashed,
-            self._shared.beacons,
-            self._shared.beacon_context,
+            self.doors,
             invite,
-            on_unreachable=lambda beacon, error: self._shared.failed("beacon", str(beacon), "", error),
+            on_unreachable=partial(self._unreachable, room),
             on_parked=self._shared.reachable,
             on_failed=lambda error: self._failed(room.value, error),
-            proxies=self._shared.proxies,
         )
+
+    def _unreachable(self, room: Room, door: Door, error: CloudtaserError) -> None:
+        closed = isinstance(error, BeaconRefusedError) and error.refusal is Refusal.BAD_HELLO
+        if closed and room is Room.INIT and self.cluster.initialized is not None:
+            return  # a broker that is initialised has no init room any more: as it should be
+        self._shared.failed(door.kind, str(door), "", error)
 
     def _first_time(self, place: Place) -> FirstTime:
         return FirstTime(self.cluster.registered, place[1], self._responder)

@@ -1,7 +1,8 @@
 """meet(): from a beacon's address to a connection with the other side, the beacon's bytes stripped off.
 
 Used by the bridge (parking) and the operator (tunnels, enrolment). The protocol itself is `wire.rendezvous`;
-here are the dial, the outer TLS and the waits, each of them bounded (spec/wire.md, "Rendezvous").
+here are the dial, the outer TLS and the waits, each of them bounded (spec/wire.md, "Rendezvous"). In reverse
+mode a broker answers as a beacon does; `enter` does the same over whatever reaches it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import contextlib
 import random
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, cast
 
 from cloudtaser.errors import CloudtaserError, ProtocolError, RefusedError, UnavailableError
@@ -28,6 +29,10 @@ STAY: Final = 60.0
 """Seconds parked at a fleet after which a party comes anew, at half of it at the earliest: its room may be
 at a beacon that joined or came back, and whoever parked elsewhere before would wait there for nobody."""
 
+BEACON: Final = "beacon"
+BROKER: Final = "broker"
+"""Who answers, in words."""
+
 _WORDS: Final = {
     Refusal.BAD_HELLO: "does not understand our hello",
     Refusal.RATE_LIMITED: "sees too many connections from here",
@@ -37,13 +42,23 @@ _WORDS: Final = {
 }
 
 
-class BeaconRefusedError(RefusedError):
-    """A beacon said no. `retry_after` is in seconds; None leaves the delay to the caller's backoff."""
+_NO_SUCH_ROOM: Final = "has no such room: it belongs to another cluster, or is not that far"
 
-    def __init__(self, refusal: Refusal, retry_ms: int, on: str) -> None:
-        older = "it may be of a newer or older release: upgrade the older of the two"
-        fix = older if refusal is Refusal.BAD_HELLO else ""
-        super().__init__(f"the beacon {_WORDS[refusal]}", on=on, fix=fix)
+Reach = Callable[[asyncio.Protocol], Awaitable[asyncio.Transport]]
+"""Connects a protocol; the connection's lowest transport, for cutting it. CloudtaserError when it cannot."""
+
+
+class BeaconRefusedError(RefusedError):
+    """A beacon, or a broker in its place, said no. `retry_after` is in seconds; None leaves the delay to the
+    caller's backoff."""
+
+    def __init__(self, refusal: Refusal, retry_ms: int, on: str, *, whom: str = BEACON) -> None:
+        words, fix = _WORDS[refusal], ""
+        if refusal is Refusal.BAD_HELLO and whom == BROKER:
+            words = _NO_SUCH_ROOM
+        elif refusal is Refusal.BAD_HELLO:
+            fix = "it may be of a newer or older release: upgrade the older of the two"
+        super().__init__(f"the {whom} {words}", on=on, fix=fix)
         self.refusal = refusal
         self.retry_after = retry_ms / 1000 if retry_ms else None
 
@@ -65,6 +80,7 @@ async def meet(
     connect_timeout: float = CONNECT_TIMEOUT,
     on_parked: Callable[[], None] | None = None,
     proxies: Proxies = DIRECT,
+    whom: str = BEACON,
 ) -> asyncio.Transport:
     """Enter `room` at the beacon and wait for the other side, for as long as the beacon shows signs of life.
 
@@ -74,27 +90,60 @@ async def meet(
     wildcard address also StayOverError, after half of `stay` at least.
     Cancelling it leaves the room.
     """
-    if address.wildcard:
+
+    async def reach(visit: asyncio.Protocol) -> asyncio.Transport:
+        layer = TlsLayer(context, visit, server_side=False, server_hostname=address.server_name(room))
+        transport, _ = await dial_tcp(address, lambda: layer, connect_timeout, proxies=proxies)
+        try:
+            await layer.handshake
+        except asyncio.CancelledError:
+            transport.abort()
+            raise
+        return transport
+
+    return await enter(
+        reach,
+        role,
+        room,
+        protocol,
+        where=str(address),
+        whom=whom,
+        parked_timeout=parked_timeout,
+        answer_timeout=answer_timeout,
+        stay=stay if address.wildcard or whom == BROKER else None,
+        on_parked=on_parked,
+    )
+
+
+async def enter(
+    reach: Reach,
+    role: Role,
+    room: bytes,
+    protocol: asyncio.Protocol,
+    *,
+    where: str,
+    whom: str,
+    parked_timeout: float = PARKED_TIMEOUT,
+    answer_timeout: float = ANSWER_TIMEOUT,
+    stay: float | None = STAY,
+    on_parked: Callable[[], None] | None = None,
+) -> asyncio.Transport:
+    """`meet` over whatever `reach` makes. `whom` answers `where`; `stay` None: for as long as it may."""
+    if stay is not None:
         stay *= random.uniform(0.5, 1.0)  # noqa: S311  # spreads load; those that parked together part
     visit = _Visit(
-        Visitor(role, room),
-        protocol,
-        str(address),
-        parked_timeout,
-        answer_timeout,
-        stay if address.wildcard else None,
-        on_parked,
+        Visitor(role, room), protocol, where, whom, parked_timeout, answer_timeout, stay, on_parked
     )
-    layer = TlsLayer(context, visit, server_side=False, server_hostname=address.server_name(room))
-    transport, _ = await dial_tcp(address, lambda: layer, connect_timeout, proxies=proxies)
+    transport: asyncio.Transport | None = None
     try:
-        await layer.handshake
+        transport = await reach(visit)
         return await visit.outcome
     except CloudtaserError as error:
-        error.on = error.on or str(address)
+        error.on = error.on or where
         raise
     except asyncio.CancelledError:
-        transport.abort()
+        if transport is not None:
+            transport.abort()
         raise
     finally:
         visit.forget()
@@ -108,6 +157,7 @@ class _Visit(asyncio.Protocol):
         visitor: Visitor,
         protocol: asyncio.Protocol,
         where: str,
+        whom: str,
         parked_timeout: float,
         answer_timeout: float,
         stay: float | None,
@@ -117,6 +167,7 @@ class _Visit(asyncio.Protocol):
         self._visitor = visitor
         self._protocol = protocol
         self._where = where
+        self._whom = whom
         self._parked_timeout = parked_timeout
         self._answer_timeout = answer_timeout
         self._stay = stay
@@ -144,16 +195,16 @@ class _Visit(asyncio.Protocol):
                 case Matched(early):
                     self._matched(early)
                 case Refused(refusal, retry_ms):
-                    self._fail(BeaconRefusedError(refusal, retry_ms, self._where))
+                    self._fail(BeaconRefusedError(refusal, retry_ms, self._where, whom=self._whom))
 
     def eof_received(self) -> None:
-        self._fail(UnavailableError("the beacon closed the connection", on=self._where))
+        self._fail(UnavailableError(f"the {self._whom} closed the connection", on=self._where))
 
     def connection_lost(self, exc: Exception | None) -> None:
         error = (
             exc
             if isinstance(exc, CloudtaserError)
-            else UnavailableError("the beacon is gone", on=self._where)
+            else UnavailableError(f"the {self._whom} is gone", on=self._where)
         )
         self._fail(error)
 
@@ -193,7 +244,7 @@ class _Visit(asyncio.Protocol):
         self._timer = self._loop.call_later(seconds, self._silent, seconds)
 
     def _silent(self, seconds: float) -> None:
-        self._fail(UnavailableError(f"the beacon has been silent for {seconds:g} s", on=self._where))
+        self._fail(UnavailableError(f"the {self._whom} has been silent for {seconds:g} s", on=self._where))
         assert self._transport is not None
         self._transport.abort()
 

@@ -1,7 +1,7 @@
 """Beacons: waiting for a bridge in one room at every configured beacon, until the first match.
 
-Used by `enrol` and `tunnels`. A match says only that somebody with the room's hash is there; who it is, the
-caller's protocol finds out.
+Used by `enrol` and `tunnels`. In reverse mode our own port is one more place to wait at. A match says only
+that somebody with the room's hash is there; who it is, the caller's protocol finds out.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from cloudtaser.net.log import get_logger
 from cloudtaser.net.proxy import DIRECT, Proxies
 from cloudtaser.net.rendezvous import BeaconRefusedError, StayOverError, meet
 from cloudtaser.operator.enrolment import Reporter
+from cloudtaser.operator.reverse import Reverse
 from cloudtaser.wire.rendezvous import Role
 
 SETTLED: Final = 5.0
@@ -32,9 +33,10 @@ P = TypeVar("P", bound=asyncio.Protocol)
 
 @dataclass(frozen=True, slots=True)
 class Match(Generic[P]):
-    """Somebody came: at which beacon, over what, and the protocol that talks to them."""
+    """Somebody came: by which beacon (or from where, to our own port), over what, and the protocol that talks
+    to them."""
 
-    beacon: Address
+    beacon: str
     transport: asyncio.Transport
     protocol: P
 
@@ -43,11 +45,18 @@ class Beacons:
     """Every configured beacon. One object serves all rooms; each beacon has one backoff."""
 
     def __init__(
-        self, addresses: Sequence[Address], context: ssl.SSLContext, proxies: Proxies = DIRECT
+        self,
+        addresses: Sequence[Address],
+        context: ssl.SSLContext,
+        proxies: Proxies = DIRECT,
+        *,
+        reverse: Reverse | None = None,
     ) -> None:
+        """`reverse`: where bridges come that dial us; beside beacons, or instead of them."""
         self._addresses = tuple(addresses)
         self._context = context
         self._proxies = proxies
+        self._reverse = reverse
         self._backoffs = {address: Backoff() for address in self._addresses}
         self._reporter = Reporter()
         self._parked: Counter[bytes] = Counter()
@@ -63,6 +72,8 @@ class Beacons:
         Waits for ever: failures are logged and tried again. Cancelling it leaves the rooms.
         """
         tasks = [asyncio.ensure_future(self._at(address, room, make)) for address in self._addresses]
+        if self._reverse is not None:
+            tasks.append(asyncio.ensure_future(self._here(self._reverse, room, make)))
         winner: asyncio.Future[Match[P]] | None = None
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -90,7 +101,7 @@ class Beacons:
                     on_parked=parked.enter,
                     proxies=self._proxies,
                 )
-                return Match(address, transport, protocol)
+                return Match(str(address), transport, protocol)
             except StayOverError:
                 backoff.reset()
                 continue
@@ -104,6 +115,11 @@ class Beacons:
             finally:
                 parked.leave()
             await asyncio.sleep(delay)
+
+    @staticmethod
+    async def _here(reverse: Reverse, room: bytes, make: Callable[[], P]) -> Match[P]:
+        transport, protocol, source = await reverse.match(room, make)
+        return Match(f"reverse port, from {source}", transport, protocol)
 
 
 class _Parked:

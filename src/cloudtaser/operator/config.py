@@ -67,6 +67,9 @@ class Config:
     beacons: tuple[Address, ...]
     listen: Listen = Listen("", 8443)
     admin_listen: Listen | None = None
+    reverse_listen: Listen | None = None
+    reverse_tls_cert: str | None = None
+    reverse_tls_key: str | None = None
     beacon_ca: str | None = None
     beacon_insecure: bool = False
     bridge_pin: str = ""
@@ -117,6 +120,13 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="LIST",
         help="beacons as host:port, comma separated; parked at all of them",
     )
+    add("--reverse-listen", metavar="ADDR", help="where bridges connect that dial us, as :8444 (default off)")
+    add(
+        "--reverse-tls-cert",
+        metavar="FILE",
+        help="PEM certificate of --reverse-listen, read again when it changes (without: behind an Ingress)",
+    )
+    add("--reverse-tls-key", metavar="FILE", help="its key")
     add("--beacon-ca", metavar="FILE", help="PEM file of the beacons' CA (default: the system's)")
     add("--beacon-insecure", action="store_true", default=None, help="do not check the beacons' certificates")
     add("--proxy", metavar="URL", help="HTTP proxy for outbound connections, or off (default: HTTPS_PROXY)")
@@ -145,9 +155,12 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
         apiserver=settings.need("apiserver"),
         apiserver_ca=settings.need("apiserver_ca"),
         apiserver_token_file=settings.need("apiserver_token_file"),
-        beacons=Address.parse_list(settings.need("beacon_address"), source=settings.source("beacon_address")),
+        beacons=_beacons(settings),
         listen=settings.listen("listen", Listen("", 8443)) or Listen("", 8443),
         admin_listen=_admin_listen(settings),
+        reverse_listen=settings.listen("reverse_listen", None),
+        reverse_tls_cert=settings.get("reverse_tls_cert") or None,
+        reverse_tls_key=_reverse_key(settings),
         beacon_ca=settings.get("beacon_ca") or None,
         beacon_insecure=insecure,
         proxies=_proxies(settings, environment),
@@ -223,6 +236,37 @@ def _fingerprint(settings: _Settings) -> str:
         return check_fingerprint(text)
     except UsageError as error:
         raise ConfigError(error.what, on=settings.source("fingerprint"), fix=error.fix) from None
+
+
+def _beacons(settings: _Settings) -> tuple[Address, ...]:
+    """None are needed where bridges dial us."""
+    if not settings.get("beacon_address") and settings.get("reverse_listen"):
+        return ()
+    if not settings.get("beacon_address"):
+        raise ConfigError(
+            "--beacon-address is missing",
+            fix=f"give the flag or set {PREFIX}BEACON_ADDRESS, or let bridges dial us with --reverse-listen",
+        )
+    return Address.parse_list(settings.need("beacon_address"), source=settings.source("beacon_address"))
+
+
+def _reverse_key(settings: _Settings) -> str | None:
+    """The certificate's key: both are given or neither, and with a port to show it on."""
+    cert, key = settings.get("reverse_tls_cert"), settings.get("reverse_tls_key")
+    if bool(cert) != bool(key):
+        given, missing = ("cert", "key") if cert else ("key", "cert")
+        raise ConfigError(
+            f"--reverse-tls-{missing} is missing",
+            on=settings.source(f"reverse_tls_{given}"),
+            fix="give the certificate and its key, or neither behind an Ingress that ends TLS",
+        )
+    if key and not settings.get("reverse_listen"):
+        raise ConfigError(
+            "a certificate without a port to show it on",
+            on=settings.source("reverse_tls_cert"),
+            fix="give --reverse-listen",
+        )
+    return key or None
 
 
 def _admin_listen(settings: _Settings) -> Listen | None:

@@ -29,6 +29,7 @@ from cloudtaser.operator.manager import Manager
 from cloudtaser.operator.metrics import Metrics
 from cloudtaser.operator.operator_stream import OperatorStreams
 from cloudtaser.operator.renewal import Renewal
+from cloudtaser.operator.reverse_port import ReversePort
 from cloudtaser.operator.tunnels import Tunnels
 from cloudtaser.version import VERSION
 
@@ -50,7 +51,13 @@ class Standalone:
         )
         self.manager = Manager(self.kube, config.fingerprint, config.namespace)
         beacon_context = beacon_client(config.beacon_ca, config.beacon_insecure)
-        self.beacons = Beacons(config.beacons, beacon_context, config.proxies)
+        self.reverse = ReversePort.of(config, self.metrics.registry)
+        self.beacons = Beacons(
+            config.beacons,
+            beacon_context,
+            config.proxies,
+            reverse=self.reverse.rooms if self.reverse else None,
+        )
         apiserver = Address(self.kube.host, self.kube.port)
         self.apiserver = ApiServerStreams(
             apiserver, self.metrics, limit=config.limits.apiserver_streams, proxies=config.proxies
@@ -94,6 +101,8 @@ class Standalone:
         await self.broker.start()
         if self.admin is not None:
             await self.admin.start()
+        if self.reverse is not None:
+            await self.reverse.start()
         for probes, listen in self._probes:
             await probes.listen(listen.host, listen.port)
         self._start(self.tunnels.run())
@@ -107,6 +116,7 @@ class Standalone:
             fingerprint=self.config.fingerprint,
             listen=f"{host}:{port}",
             beacons=[str(address) for address in self.config.beacons],
+            reverse=str(self.reverse) if self.reverse else "off",
             proxy=str(self.config.proxies.proxy or "none"),
         )
         if self.config.beacon_insecure:
@@ -133,6 +143,8 @@ class Standalone:
         self.broker.stop_listening()
         if self.admin is not None:
             self.admin.stop_listening()
+        if self.reverse is not None:
+            self.reverse.drain()
         await self.tunnels.drain(self.config.drain_seconds)
 
     async def close(self) -> None:
@@ -146,6 +158,8 @@ class Standalone:
         await self.broker.close()
         if self.admin is not None:
             await self.admin.close()
+        if self.reverse is not None:
+            await self.reverse.close()
         await self.apiserver.close()
         for probes, _ in self._probes:
             await probes.close()

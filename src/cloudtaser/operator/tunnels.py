@@ -251,14 +251,14 @@ class Tunnels:
         try:
             await link.layer.handshake
         except CloudtaserError as error:
-            self._rejected("a match became no tunnel", str(match.beacon), error)
+            self._rejected("a match became no tunnel", match.beacon, error)
             return
         except asyncio.CancelledError:
             match.transport.abort()
             raise
         finally:
             slow.cancel()
-        self._up(link, str(match.beacon))
+        self._up(link, match.beacon)
 
     def _is_slow(self, seat: asyncio.Task[None]) -> None:
         if seat in self._seats:

@@ -179,7 +179,7 @@ def test_a_refused_token_is_one_line_until_the_file_holds_a_good_one(
         (["--vault-addr", "http://10.0.0.1:8200", "--beacon-address", "b:1"], "--vault-addr"),
         (["--vault-addr", "https://b:8200", "--beacon-address", "b:1", "--drain", "x"], "--drain"),
         (["status", "--status-socket", "/nonexistent/bridge.sock"], "/nonexistent/bridge.sock"),
-        (["--broker-address", "b:1"], "--broker-address"),
+        (["--vault-addr", "https://b:8200", "--broker-address", "b"], "--broker-address"),
     ],
 )
 def test_what_cannot_be_is_one_line_and_an_exit_status(arguments: list[str], says: str) -> None:

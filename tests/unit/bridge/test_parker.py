@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from cloudtaser.bridge import parker as parker_module
 from cloudtaser.bridge.parker import Parker
 from cloudtaser.errors import CloudtaserError, UnavailableError
-from cloudtaser.net.dial import Address
-from cloudtaser.net.proxy import DIRECT, Proxies
 from cloudtaser.net.rendezvous import BeaconRefusedError
-from cloudtaser.wire.rendezvous import Refusal, Role
-
-BEACON = Address("beacon.example.com", 443)
+from cloudtaser.wire.rendezvous import Refusal
 
 
 class Line(asyncio.Transport):
@@ -35,25 +29,17 @@ class Line(asyncio.Transport):
 
 
 class Beacon:
-    """Stands where `meet` was: every visit waits until the test decides."""
+    """A door: every visit waits until the test decides."""
 
     def __init__(self) -> None:
+        self.kind = "beacon"
         self.visits: list[Visit] = []
         self.arrived = asyncio.Event()
 
     async def meet(
-        self,
-        address: Address,
-        role: Role,
-        room: bytes,
-        context: ssl.SSLContext,
-        protocol: asyncio.Protocol,
-        *,
-        on_parked: Callable[[], None],
-        proxies: Proxies,
+        self, room: bytes, protocol: asyncio.Protocol, on_parked: Callable[[], None]
     ) -> asyncio.Transport:
-        assert (address, role, room) == (BEACON, Role.BRIDGE, b"room")
-        assert proxies is DIRECT
+        assert room == b"room"
         visit = Visit(protocol, on_parked)
         self.visits.append(visit)
         self.arrived.set()
@@ -105,16 +91,14 @@ class Ears(asyncio.Protocol):
 
 
 class House:
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.beacon = Beacon()
-        monkeypatch.setattr(parker_module, "meet", self.beacon.meet)
         self.guests: list[Guest] = []
         self.unreachable: list[CloudtaserError] = []
         self.told = asyncio.Event()
         self.parker = Parker(
             b"room",
-            [BEACON],
-            ssl.create_default_context(),
+            [self.beacon],
             self._invite,
             on_unreachable=lambda _, error: self.unreachable.append(error),
             on_parked=lambda _: None,
@@ -137,8 +121,8 @@ class House:
 
 
 @pytest.fixture
-async def house(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
-    made = House(monkeypatch)
+async def house() -> AsyncIterator[House]:
+    made = House()
     made.parker.start()
     await made.beacon.count(2)
     yield made

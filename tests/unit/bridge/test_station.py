@@ -14,13 +14,15 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from cloudtaser.bridge import station as station_module
 from cloudtaser.bridge.cluster import Cluster
+from cloudtaser.bridge.config_brokers import Brokers
+from cloudtaser.bridge.doors import Ways
 from cloudtaser.bridge.registry import Room, Snapshot
 from cloudtaser.bridge.session import Session
 from cloudtaser.bridge.station import POD_CA_AFTER, Shared, Station
 from cloudtaser.bridge.tunnels import TunnelGuest
 from cloudtaser.errors import CloudtaserError, UnavailableError
 from cloudtaser.net.layers import TlsLayer
-from cloudtaser.net.tls import beacon_client, tunnel_server
+from cloudtaser.net.tls import tunnel_server
 from cloudtaser.net.tunnel import Tunnel
 from cloudtaser.openbao.pki import new_key
 from cloudtaser.openbao.records import (
@@ -100,6 +102,8 @@ class House:
     later: float = 0.0
     retired: list[frozenset[str]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    failed: asyncio.Event = field(default_factory=asyncio.Event)
+    seen: int = 0
 
     def __post_init__(self) -> None:
         self.openbao = OpenBao(self.tunnel_ca, self.pod_ca)
@@ -114,12 +118,11 @@ class House:
             client=self.openbao,  # type: ignore[arg-type]  # as far as a station uses it
             records=self.openbao,  # type: ignore[arg-type]
             bridge_id="b1",
-            beacons=(),
-            beacon_context=beacon_client(None, True),
+            ways=Ways((), Brokers(transport="tls")),
             certificate_ttl=86400.0,
             now=lambda: time.time() + self.later,
             serve=lambda cluster, opening: asyncio.Protocol(),
-            failed=lambda what, whom, where, error: self.failures.append(error.diagnostic()),
+            failed=lambda what, whom, where, error: self._failed(error),
             reachable=lambda _: None,
             keys_changed=lambda cluster, event: None,
             retire_pods=self._retire,
@@ -132,6 +135,19 @@ class House:
     def _retire(self, cluster: Cluster, labels: frozenset[str]) -> list[Session]:
         self.retired.append(labels)
         return []
+
+    def _failed(self, error: CloudtaserError) -> None:
+        self.failures.append(error.diagnostic())
+        self.failed.set()
+
+    async def failure(self, number: int) -> str:
+        """The failure of that number, once there is one."""
+        async with asyncio.timeout(10):
+            while len(self.failures) <= number:
+                self.failed.clear()
+                await self.failed.wait()
+        self.seen = number + 1
+        return self.failures[number]
 
     def _changed(self) -> None:
         self.changes += 1
@@ -296,3 +312,12 @@ class FakeRequest:
 
 def test_times_fit_each_other() -> None:
     assert station_module.SOON > 90, "a rotation of leaves gives ninety seconds"
+
+
+async def test_brokers_that_the_registration_names_are_dialled_from_the_next_poll_on(house: House) -> None:
+    await house.poll(broker_addresses=("127.0.0.1:1",))
+    assert [f"{door.kind} {door}" for door in house.station.doors] == ["broker 127.0.0.1:1"]
+    assert "connection refused (127.0.0.1:1)" in await house.failure(0)
+    await house.poll(broker_addresses=("127.0.0.1:2",))
+    while "127.0.0.1:2" not in await house.failure(house.seen):
+        pass
