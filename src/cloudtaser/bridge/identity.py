@@ -1,8 +1,9 @@
 """Who this bridge is to one cluster: its certificates for the tunnel and those that pods see.
 
 Used by `station`, one for each cluster. There is one pair per CA that is served: two or more during a
-rotation. Keys are made here, live in memory only and change with every renewal; the TLS contexts stay the
-same objects and are given the new certificate, so that the next connection uses it and no open one notices.
+rotation. Keys are made here, live in memory only and change with every renewal, unless pairs are given
+(`leaves`); the TLS contexts stay the same objects and are given the new certificate, so that the next
+connection uses it and no open one notices.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from cloudtaser.bridge.authorities import Authorities, Authority
+from cloudtaser.bridge.leaves import Leaf, Leaves
 from cloudtaser.errors import CloudtaserError, UnavailableError
-from cloudtaser.net.tls import Identity, load_identity, pod_server, tunnel_client
+from cloudtaser.net.tls import load_identity, pod_server, tunnel_client
 from cloudtaser.openbao import pki
 from cloudtaser.openbao.client import OpenBao
 from cloudtaser.openbao.layout import Space
 from cloudtaser.openbao.pki import PkiRole
-from cloudtaser.secret import Secret
 from cloudtaser.wire.bootstrap import ReturnProof, return_signature_message
 from cloudtaser.wire.names import bridge_uri
 
@@ -31,21 +32,6 @@ RENEW_AT: Final = 2 / 3
 """Part of a certificate's life after which it is renewed."""
 RETRY: Final = 30.0
 """Seconds until a renewal that failed is tried again, while the certificate in use still holds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Leaf:
-    """A certificate of this bridge, with its key."""
-
-    certificate_pem: bytes
-    chain_pem: bytes
-    key: Secret
-    not_after: float
-
-    @property
-    def identity(self) -> Identity:
-        """As TLS takes it."""
-        return Identity(self.certificate_pem, self.key, self.chain_pem)
 
 
 @dataclass(slots=True, eq=False)
@@ -89,6 +75,8 @@ class Certificates:
         on_failed: Callable[[CloudtaserError], None] = lambda _: None,
     ) -> None:
         """`on_failed` hears of a failure that leaves the bridge able to serve."""
+        self.leaves: Leaves | None = None
+        """Where pairs are given, looked at with each `attend`; what it has none for is signed."""
         self._client = client
         self._space = space
         self._uri = bridge_uri(fingerprint, bridge_id)
@@ -128,15 +116,19 @@ class Certificates:
         changed = False
         failures: list[CloudtaserError] = []
         for one in list(self._all()):
-            if now < one.due and one.rotated_at == rotated_at:
-                continue
             try:
-                leaf = await self._signed(one)
+                leaf = await self._given(one, now)
+                if leaf == one.leaf and leaf is not None:
+                    continue
+                if leaf is None:
+                    if now < one.due and one.rotated_at == rotated_at:
+                        continue
+                    leaf = await self._signed(one)
+                one.take(leaf)
             except CloudtaserError as error:
                 one.due = now + RETRY if one.holds(now) else 0.0
                 failures.append(error)
             else:
-                one.take(leaf)
                 one.due = now + (leaf.not_after - now) * RENEW_AT
                 changed = True
             one.rotated_at = rotated_at
@@ -171,6 +163,9 @@ class Certificates:
 
     def _serves(self, now: float) -> bool:
         return all(any(one.holds(now) for one in half.values()) for half in (self._tunnel, self._pod))
+
+    async def _given(self, standing: Standing, now: float) -> Leaf | None:
+        return None if self.leaves is None else await self.leaves.look(standing.role, standing.authority, now)
 
     async def _signed(self, standing: Standing) -> Leaf:
         tunnel = standing.role is PkiRole.BRIDGE

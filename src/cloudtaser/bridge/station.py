@@ -23,6 +23,7 @@ from cloudtaser.bridge.csr import CertificateRequest
 from cloudtaser.bridge.doors import Door, Ways
 from cloudtaser.bridge.identity import Certificates
 from cloudtaser.bridge.keys import KeyKeeper
+from cloudtaser.bridge.leaves import StoredLeaves
 from cloudtaser.bridge.parker import Parker
 from cloudtaser.bridge.parking import LONELY_AFTER
 from cloudtaser.bridge.reads import ReadKeeper
@@ -106,6 +107,7 @@ class Station:
             on_failed=lambda error: self._failed("certificates", error),
         )
         self._certificates.follow(self._authorities)
+        self._stored = StoredLeaves(shared.records, fingerprint)
         self._reads = ReadKeeper(shared.records, fingerprint, shared.bridge_id, self.cluster.reads)
         self.doors: tuple[Door, ...] = ()
         """Where this cluster's operator is waited for."""
@@ -344,6 +346,9 @@ class Station:
             self._enter(frozenset(Room))
 
     async def _certify(self, csr: CertificateRequest, broker: str) -> Signed:
+        if self.cluster.registered.pregenerated:
+            pair = await self._stored.broker(self._authorities.tunnel[0], self._shared.now())
+            return Signed(pair.certificate, int(pair.serial.replace(":", ""), 16), pair.key)
         issued = await pki.sign(
             self._shared.client,
             self._space,
@@ -361,6 +366,7 @@ class Station:
 
     async def _keep_certified(self) -> None:
         now, certificates, cluster = self._shared.now(), self._certificates, self.cluster
+        certificates.leaves = self._stored if cluster.registered.pregenerated else None
         if await certificates.attend(now, cluster.registered.rotated_at):
             _log.info("certificates signed", cluster=cluster.fp8, ends=int(certificates.not_after))
         if not certificates.pod:

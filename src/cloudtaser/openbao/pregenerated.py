@@ -9,19 +9,17 @@ administrator's: no policy of a bridge names them. (spec/wire.md, "Pre-generated
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
-import msgspec
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from cloudtaser.errors import ProtocolError
-from cloudtaser.openbao.client import OpenBao
 from cloudtaser.openbao.layout import Layout, Space
 from cloudtaser.openbao.pki import BRIDGE_POD_NAMES, PkiRole, new_key, role_settings, sign
-from cloudtaser.openbao.records import instant, seconds
+from cloudtaser.openbao.records import Pair, Records, instant, seconds
 from cloudtaser.openbao.steps import Action, Steps
 from cloudtaser.wire.names import bridge_uri, broker_uri
 
@@ -51,16 +49,6 @@ class Party(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """A certificate with its key (PEM); `made_at` is RFC 3339."""
-
-    certificate: str
-    key: str = field(repr=False)
-    serial: str = ""
-    made_at: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Authorities:
     """The cluster's two CAs, PEM."""
 
@@ -70,22 +58,6 @@ class Authorities:
     def of(self, party: Party) -> str:
         """The one that signs for `party`."""
         return self.pod if party is Party.BRIDGE_POD else self.tunnel
-
-
-async def read_pair(
-    client: OpenBao, layout: Layout, fingerprint: str, party: Party
-) -> tuple[Pair | None, int]:
-    """A stored pair and its version, (None, 0) without one. ProtocolError when the record is damaged."""
-    path = layout.pair(fingerprint, party)
-    value = await client.kv_read(layout.state_mount, path, namespace=layout.system_namespace)
-    if value is None:
-        return None, 0
-    try:
-        return msgspec.convert(value.data, Pair), value.version
-    except msgspec.ValidationError as error:
-        raise ProtocolError(
-            f"a stored pair is damaged: {error}", on=path, fix="run `source register` again"
-        ) from None
 
 
 async def pregenerate(
@@ -124,11 +96,11 @@ async def _ensure_pair(
     now: float,
     made_before: str,
 ) -> bool:
-    record = layout.pair(fingerprint, party)
+    records, record = Records(steps.client, layout), layout.pair(fingerprint, party)
     path = layout.record_path(record)
     system = layout.system_namespace
     try:
-        pair, version = await read_pair(steps.client, layout, fingerprint, party)
+        pair, version = await records.pair(fingerprint, party)
     except ProtocolError:
         found = await steps.client.kv_read(layout.state_mount, record, namespace=system)
         version, fault = found.version if found else 0, "is damaged"
@@ -161,13 +133,21 @@ async def _ensure_pair(
         serial=issued.serial,
         made_at=instant(now),
     )
-    data = msgspec.to_builtins(fresh)
-    await steps.client.kv_write(layout.state_mount, record, data, namespace=system, cas=version)
+    await records.write_pair(fingerprint, party, fresh, version)
     return True
 
 
-def fault_of(pair: Pair, party: Party, fingerprint: str, authorities: Authorities | None, now: float) -> str:
-    """What is wrong with a stored pair, as a phrase that follows its name; "" if nothing is."""
+def fault_of(
+    pair: Pair,
+    party: Party,
+    fingerprint: str,
+    authorities: Authorities | None,
+    now: float,
+    *,
+    spare: float = RENEW_BEFORE,
+) -> str:
+    """What is wrong with a stored pair, as a phrase that follows its name; "" if nothing is. It must hold for
+    `spare` seconds more."""
     try:
         certificate = x509.load_pem_x509_certificates(pair.certificate.encode())[0]
         key = load_pem_private_key(pair.key.encode(), None)
@@ -181,7 +161,7 @@ def fault_of(pair: Pair, party: Party, fingerprint: str, authorities: Authoritie
         return "names somebody else"
     if certificate.not_valid_after_utc.timestamp() < now:
         return "has expired"
-    if certificate.not_valid_after_utc.timestamp() < now + RENEW_BEFORE:
+    if certificate.not_valid_after_utc.timestamp() < now + spare:
         return "ends soon"
     if authorities is None:
         return "is of another CA"

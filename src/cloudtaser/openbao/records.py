@@ -180,7 +180,17 @@ class BridgeRecord:
     served: dict[str, Served] = field(default_factory=dict)
 
 
-Record = TypeVar("Record", Registered, Initialized, Keys, Revoked, Grants, BridgeRecord, Reads)
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A certificate with its key (PEM), stored in the pre-generated form; `made_at` is RFC 3339."""
+
+    certificate: str
+    key: str = field(repr=False)
+    serial: str = ""
+    made_at: str = ""
+
+
+Record = TypeVar("Record", Pair, Registered, Initialized, Keys, Revoked, Grants, BridgeRecord, Reads)
 
 
 def instant(now: float) -> str:
@@ -301,6 +311,14 @@ class Records:
     async def write_grants(self, fingerprint: str, record: Grants, cas: int) -> int:
         """Write the grants; CasConflict unless `cas` is the current version."""
         return await self._write(self._layout.grants(fingerprint), record, cas)
+
+    async def pair(self, fingerprint: str, party: str) -> tuple[Pair | None, int]:
+        """A stored pair and its version, (None, 0) without one."""
+        return await self._read(self._layout.pair(fingerprint, party), Pair)
+
+    async def write_pair(self, fingerprint: str, party: str, record: Pair, cas: int) -> int:
+        """Store a pair; CasConflict unless `cas` is the current version."""
+        return await self._write(self._layout.pair(fingerprint, party), record, cas)
 
     async def write_bridge(self, record: BridgeRecord) -> None:
         """Replace a bridge's own sign of life; only that bridge writes there."""

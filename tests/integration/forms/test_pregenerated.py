@@ -18,13 +18,11 @@ from cloudtaser.openbao.pki import new_key
 from cloudtaser.openbao.pregenerated import (
     YEAR_SECONDS,
     Authorities,
-    Pair,
     Party,
     fault_of,
     pregenerate,
-    read_pair,
 )
-from cloudtaser.openbao.records import Records, Registered, instant
+from cloudtaser.openbao.records import Pair, Records, Registered, instant
 from cloudtaser.openbao.registration import register
 from cloudtaser.openbao.steps import Steps
 from cloudtaser.wire.names import bridge_uri, broker_uri
@@ -37,7 +35,7 @@ def layout() -> Layout:
 
 
 async def pairs(root: OpenBao, layout: Layout, fingerprint: str) -> dict[Party, Pair]:
-    found = {party: (await read_pair(root, layout, fingerprint, party))[0] for party in Party}
+    found = {party: (await Records(root, layout).pair(fingerprint, party))[0] for party in Party}
     return {party: pair for party, pair in found.items() if pair is not None}
 
 
@@ -183,17 +181,17 @@ async def test_a_bridge_reads_the_pairs_and_signs_under_none_of_their_roles(
         made = await make_bridge_token(root, "eu-1", clusters=clusters, layout=layout)
         async with OpenBao(root.address, token=made.token, namespace=layout.system_namespace) as bridge:
             for party in Party:
-                pair, version = await read_pair(bridge, layout, fingerprint, party)
+                pair, version = await Records(bridge, layout).pair(fingerprint, party)
                 assert pair is not None
                 assert version == 1
                 path = layout.pair(fingerprint, party)
                 with pytest.raises(NotAuthorisedError):
                     await bridge.kv_write(layout.state_mount, path, {}, cas=1)
                 if sees_other:
-                    assert (await read_pair(bridge, layout, other, party))[1] == 1
+                    assert (await Records(bridge, layout).pair(other, party))[1] == 1
                 else:
                     with pytest.raises(NotAuthorisedError):
-                        await read_pair(bridge, layout, other, party)
+                        await Records(bridge, layout).pair(other, party)
                 signing = f"{party.usual.mount(space)}/sign/{party.role}"
                 with pytest.raises(NotAuthorisedError):
                     await bridge.request(
