@@ -180,6 +180,18 @@ def check_pin(ca: x509.Certificate, pin: str, formers: Iterable[x509.Certificate
         )
 
 
+def check_room(ca: x509.Certificate, info_hash: str, formers: Iterable[x509.Certificate] = ()) -> None:
+    """ProtocolError unless `info_hash` is empty, the SHA-256 of the CA, or of one that it descends from."""
+    known = [hashlib.sha256(der(one)).hexdigest() for one in (ca, *formers)]
+    if info_hash and info_hash not in known:
+        raise ProtocolError(
+            f"the bridge's tunnel CA is not the one of the info hash: its SHA-256 begins {known[0][:12]}",
+            on="--beacon-info-hash",
+            fix="compare with `cloudtaser-cli source show`: somebody else may be answering, or the CA was "
+            "rotated and this cluster's ConfigMap cloudtaser-trust is gone",
+        )
+
+
 def check_info_hash(ca: x509.Certificate, info_hash: str) -> None:
     """ProtocolError unless the hash is the CA's."""
     if hashlib.sha256(der(ca)).hexdigest() != info_hash.lower():

@@ -26,6 +26,7 @@ from cloudtaser.wire.names import SYSTEM_NAMESPACE
 PREFIX: Final = "CLOUDTASER_OPERATOR_"
 _PIN: Final = re.compile(r"spki-sha256:[0-9a-f]{64}", re.ASCII)
 _IN_CLUSTER: Final = ("kubernetes.default.svc", "kubernetes.default.svc.cluster.local")
+_HASH: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _TRUE: Final = ("1", "true", "yes", "on")
 _FALSE: Final = ("", "0", "false", "no", "off")
 
@@ -73,6 +74,7 @@ class Config:
     beacon_ca: str | None = None
     beacon_insecure: bool = False
     bridge_pin: str = ""
+    beacon_info_hash: str = ""
     join_code: Secret = field(default_factory=lambda: Secret(b""))
     namespace: str = SYSTEM_NAMESPACE
     probe_addr: Listen | None = Listen("127.0.0.1", 8081)
@@ -132,6 +134,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--proxy", metavar="URL", help="HTTP proxy for outbound connections, or off (default: HTTPS_PROXY)")
     add("--proxy-ca", metavar="FILE", help="PEM file of an https:// proxy's CA (default: the system's)")
     add("--bridge-pin", metavar="PIN", help="spki-sha256:HEX of the tunnel CA; any other bridge is refused")
+    add("--beacon-info-hash", metavar="HEX", help="SHA-256 of the tunnel CA; any other is refused")
     add("--join-code-file", metavar="FILE", help="file with the join code of a strict registration")
     add("--namespace", metavar="NAME", help=f"our namespace (default {SYSTEM_NAMESPACE})")
     add("--probe-addr", metavar="ADDR", help="/healthz and /readyz (default 127.0.0.1:8081, `off` for none)")
@@ -165,6 +168,7 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
         beacon_insecure=insecure,
         proxies=_proxies(settings, environment),
         bridge_pin=_pin(settings),
+        beacon_info_hash=_info_hash(settings),
         join_code=_join_code(settings),
         namespace=settings.get("namespace") or SYSTEM_NAMESPACE,
         probe_addr=settings.listen("probe_addr", Listen("127.0.0.1", 8081)),
@@ -310,6 +314,17 @@ def _proxies(settings: _Settings, environment: Mapping[str, str]) -> Proxies:
         ca_file=settings.get("proxy_ca") or None,
         direct=[*_IN_CLUSTER, *own],
     )
+
+
+def _info_hash(settings: _Settings) -> str:
+    text = settings.get("beacon_info_hash").strip().lower()
+    if text and not _HASH.fullmatch(text):
+        raise ConfigError(
+            "that is not an info hash",  # not repeated: it is the way into the room
+            on=settings.source("beacon_info_hash"),
+            fix="use the 64 hex digits that `cloudtaser-cli source register` prints",
+        )
+    return text
 
 
 def _join_code(settings: _Settings) -> Secret:

@@ -74,7 +74,11 @@ class Enrol:
         """A certificate, however long it takes. Ends only with one, or cancelled."""
         machine = Enrolment(join_code=bool(self._config.join_code), patience=self._patience)
         applicant = Applicant(
-            self._config.fingerprint, self._manager, BrokerKey.generate(), self._config.bridge_pin
+            self._config.fingerprint,
+            self._manager,
+            BrokerKey.generate(),
+            self._config.bridge_pin,
+            self._config.beacon_info_hash,
         )
         certified: Certified | None = None
         while not isinstance(machine.step, Enrolled):

@@ -24,6 +24,7 @@ from cloudtaser.operator.certificates import (
     check_leaf,
     check_own,
     check_pin,
+    check_room,
     check_signature,
     der,
     load_bundle,
@@ -107,12 +108,13 @@ class Certified:
 
 @dataclass(frozen=True, slots=True)
 class Applicant:
-    """Who asks: the cluster, its manager, the key of this attempt, the bridge pin if any."""
+    """Who asks: the cluster, its manager, the key of this attempt, the bridge pin and info hash if any."""
 
     fingerprint: str
     manager: ManagerApi
     key: BrokerKey
     bridge_pin: str = ""
+    info_hash: str = ""
 
 
 async def introduce(dialogue: Dialogue, applicant: Applicant, introduction: Introduction) -> Certified:
@@ -158,6 +160,7 @@ async def come_back(dialogue: Dialogue, applicant: Applicant, trust: Trust) -> C
     h, key = dialogue.handshake_hash, applicant.key
     ca = load_ca(trust.tunnel_ca, "the pinned tunnel CA", now_utc())
     check_pin(ca, applicant.bridge_pin, trust.formers)
+    check_room(ca, applicant.info_hash, trust.formers)
     proof = _proof(dialogue, await dialogue.receive(PROOF_SECONDS))
     bridge = load_certificate(proof.cert, "the bridge's certificate")
     check_leaf(bridge, ca, fingerprint=applicant.fingerprint, role="bridge", now=now_utc())
@@ -194,6 +197,7 @@ def _check(answer: InitAnswer, applicant: Applicant, pinned: Trust | None, now: 
     ca = load_ca(answer.tunnel_ca, "the tunnel CA", now)
     trust = _trust(ca, answer.endorsement, pinned, applicant.fingerprint, now)
     check_pin(ca, applicant.bridge_pin, trust.formers)
+    check_room(ca, applicant.info_hash, trust.formers)
     check_info_hash(ca, answer.info_hash)
     pod_ca = load_ca(answer.pod_ca, "the pod CA", now)
     former_pod_cas = [one for one in _former_pod_cas(answer.former_pod_cas) if one != pod_ca]

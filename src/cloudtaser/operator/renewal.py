@@ -133,7 +133,11 @@ class Renewal:
         psk = derive_psk(self._config.fingerprint)
         dialogue = NoiseDialogue(Channel.initiator(psk, prologue(room, Mode.RETURN)))
         applicant = Applicant(
-            self._config.fingerprint, self._manager, BrokerKey.generate(), self._config.bridge_pin
+            self._config.fingerprint,
+            self._manager,
+            BrokerKey.generate(),
+            self._config.bridge_pin,
+            self._config.beacon_info_hash,
         )
         try:
             link.tunnel.open(Opening(Kind.RENEW), dialogue)

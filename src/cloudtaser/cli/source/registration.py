@@ -43,6 +43,10 @@ async def register(
         list[str] | None,
         typer.Option(metavar="HOST:PORT", help="host:port of a broker that bridges dial; may repeat."),
     ] = None,
+    pregenerate: Annotated[
+        bool,
+        typer.Option("--pregenerate", help="Store pairs of one year, for bridges that are given theirs."),
+    ] = False,
     beacon_address: Annotated[str, typer.Option(help="Beacon named in the helm line.")] = DEFAULT_BEACON,
     layout: Annotated[
         Form | None,
@@ -66,6 +70,7 @@ async def register(
             space=space or None,
             join_code=join_code,
             broker_addresses=tuple(broker_address or ()),
+            pregenerate=pregenerate,
             form=layout,
             dry_run=dry_run,
         )
