@@ -7,6 +7,7 @@ checked: a pair that does not fit is refused, and the one in use stays.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -48,40 +49,53 @@ class Leaves(Protocol):
 
 
 class StoredLeaves:
-    """The pairs that `source register --pregenerate` stored for one cluster."""
+    """The pairs that `source register --pregenerate` stored for one cluster.
 
-    def __init__(self, records: Records, fingerprint: str) -> None:
+    One that is missing, has ended or does not fit is complained of, and the bridge signs in its place as in
+    the ordinary form: a year passes, and nobody should be without secrets for it.
+    """
+
+    def __init__(
+        self, records: Records, fingerprint: str, on_failed: Callable[[CloudtaserError], None]
+    ) -> None:
         self._records = records
         self._fingerprint = fingerprint
-        self._seen: dict[Party, tuple[Pair, bytes, Leaf]] = {}
+        self._on_failed = on_failed
+        self._seen: dict[Party, tuple[Pair, Leaf]] = {}
 
     async def look(self, role: PkiRole, authority: Authority, now: float) -> Leaf | None:
-        """None under a former CA: stored pairs are of the current one."""
-        if authority.issuer:
-            return None
+        """None under a former CA as well: stored pairs are of the current one."""
         party = _PARTIES[role]
         pair = await self._pair(party, authority, now)
+        if pair is None:
+            return None
         seen = self._seen.get(party)
-        if seen is None or seen[:2] != (pair, authority.der):
-            seen = self._seen[party] = (pair, authority.der, _leaf(pair))
-        return seen[2]
+        if seen is None or seen[0] != pair:
+            leaf = leaf_of(pair.certificate.encode(), Secret(pair.key))
+            seen = self._seen[party] = pair, leaf
+        return seen[1]
 
-    async def broker(self, authority: Authority, now: float) -> Pair:
-        """What an operator is handed. CloudtaserError when it is not there, or does not fit that CA."""
+    async def broker(self, authority: Authority, now: float) -> Pair | None:
+        """What an operator is handed with its key; None where its own request is to be signed."""
         return await self._pair(Party.BROKER, authority, now)
 
-    async def _pair(self, party: Party, authority: Authority, now: float) -> Pair:
+    async def _pair(self, party: Party, authority: Authority, now: float) -> Pair | None:
+        if authority.issuer:
+            return None
         pair, _ = await self._records.pair(self._fingerprint, party)
         both = Authorities(authority.pem, authority.pem)
         fault = (
             fault_of(pair, party, self._fingerprint, both, now, spare=0) if pair is not None else "is missing"
         )
-        if fault or pair is None:
-            raise UnavailableError(
-                f"the stored pair of the {party} {fault}",
-                on=self._fingerprint,
-                fix="run `cloudtaser-cli source register` again: it looks after stored pairs",
+        if fault:
+            self._on_failed(
+                UnavailableError(
+                    f"the stored pair of the {party} {fault}",
+                    on=self._fingerprint,
+                    fix="run `cloudtaser-cli source register` again: it looks after stored pairs",
+                )
             )
+            return None
         return pair
 
 
@@ -90,13 +104,6 @@ def leaf_of(certificates: bytes, key: Secret) -> Leaf:
     first, *chain = x509.load_pem_x509_certificates(certificates)
     pem = _pem(first)
     return Leaf(pem, b"".join(map(_pem, chain)), key, first.not_valid_after_utc.timestamp())
-
-
-def _leaf(pair: Pair) -> Leaf:
-    try:
-        return leaf_of(pair.certificate.encode(), Secret(pair.key))
-    except ValueError:
-        raise CloudtaserError("a stored pair cannot be read") from None
 
 
 def _pem(certificate: x509.Certificate) -> bytes:

@@ -107,7 +107,9 @@ class Station:
             on_failed=lambda error: self._failed("certificates", error),
         )
         self._certificates.follow(self._authorities)
-        self._stored = StoredLeaves(shared.records, fingerprint)
+        self._stored = StoredLeaves(
+            shared.records, fingerprint, lambda error: self._failed("certificates", error)
+        )
         self._reads = ReadKeeper(shared.records, fingerprint, shared.bridge_id, self.cluster.reads)
         self.doors: tuple[Door, ...] = ()
         """Where this cluster's operator is waited for."""
@@ -348,7 +350,8 @@ class Station:
     async def _certify(self, csr: CertificateRequest, broker: str) -> Signed:
         if self.cluster.registered.pregenerated:
             pair = await self._stored.broker(self._authorities.tunnel[0], self._shared.now())
-            return Signed(pair.certificate, int(pair.serial.replace(":", ""), 16), pair.key)
+            if pair is not None:
+                return Signed(pair.certificate, int(pair.serial.replace(":", ""), 16), pair.key)
         issued = await pki.sign(
             self._shared.client,
             self._space,

@@ -30,6 +30,7 @@ from cloudtaser.openbao.issuers import (
 )
 from cloudtaser.openbao.layout import Layout, Space
 from cloudtaser.openbao.pki import ENDORSEMENT_SECONDS, PkiRole, new_key, role_settings, sign
+from cloudtaser.openbao.pregenerated import Authorities, pregenerate
 from cloudtaser.openbao.records import Former, Records, Registered, instant
 from cloudtaser.openbao.steps import Action, Steps
 from cloudtaser.wire.hashes import check_fingerprint
@@ -140,6 +141,11 @@ class _Run:
                 await steps.do("POST", where, f"{mount}/config/issuers", why)
         replaced_at = instant(self._now)
         tunnel_ca, pod_ca = successors
+        if self._recorded.pregenerated:
+            both = Authorities(tunnel_ca.pem, pod_ca.pem) if tunnel_ca and pod_ca else None
+            await pregenerate(
+                steps, self._layout, self._space, self._recorded.fingerprint, both, now=self._now
+            )
         if tunnel_ca is not None and pod_ca is not None:
             described = describe(tunnel_ca.pem)
             wanted = replace(
