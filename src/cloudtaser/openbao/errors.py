@@ -66,7 +66,7 @@ def error_for(
         return PermissionDenied(
             "permission denied by OpenBao",
             on=on,
-            fix=f"the token must be valid and its policy grant {_CAPABILITY.get(method, method)} there",
+            fix=f"the token must be valid and its policy grant {_capability(method, path)} there",
             status=status,
             messages=messages,
         )
@@ -83,6 +83,15 @@ def error_for(
             status=status, messages=messages,
         )  # fmt: skip
     return OpenBaoError(said or f"OpenBao answered status {status}", on=on, status=status, messages=messages)
+
+
+# Of what OpenBao keeps for holders of `sudo`, what we use.
+_SUDO: Final = ("sys/leases/lookup/", "sys/leases/revoke-prefix/")
+
+
+def _capability(method: str, path: str) -> str:
+    needed = _CAPABILITY.get(method, method)
+    return f"{needed}, and sudo," if path.startswith(_SUDO) else needed
 
 
 # OpenBao's other words for 404

@@ -20,7 +20,7 @@ _OWNER: Final = "cloudtaser space of "
 _DELETION_WAIT: Final = 60.0  # seconds
 _DELETION_POLL: Final = 0.1
 _OF_OPENBAO: Final = ("system", "identity", "cubbyhole")
-_WITHOUT_LEASES: Final = (*_OF_OPENBAO, *(f"ns_{kind}" for kind in _OF_OPENBAO), "kv", "transit", "pki")
+_WITHOUT_LEASES: Final = (*_OF_OPENBAO, *(f"ns_{kind}" for kind in _OF_OPENBAO))
 
 
 async def ensure_system(steps: Steps, layout: Layout) -> None:
@@ -88,7 +88,11 @@ async def own_mounts(client: OpenBao, space: Space) -> dict[str, Any]:
 
 
 async def leased_prefixes(client: OpenBao, space: Space) -> tuple[str, ...]:
-    """Prefixes of the ids of all leases that can have been issued in the space, tokens first."""
+    """Prefixes of the ids of all leases that can have been issued in the space, tokens first.
+
+    Every engine is among them, a KV engine too: an answer that a pod had wrapped is a lease of the path that
+    it read.
+    """
     mounts = await own_mounts(client, space)
     leased = sorted(path for path, info in mounts.items() if info["type"] not in _WITHOUT_LEASES)
     return (*space.login_origins, *(space.path(path.rstrip("/")) for path in leased))

@@ -18,8 +18,17 @@ from yarl import URL
 
 from cloudtaser.demo.openbao import DevServer
 from cloudtaser.openbao.client import OpenBao
+from cloudtaser.openbao.errors import OpenBaoError
 from cloudtaser.openbao.layout import Layout, Space
-from cloudtaser.openbao.records import BridgeRecord, PodCaUse, Records, Served, instant
+from cloudtaser.openbao.records import (
+    BridgeRecord,
+    Initialized,
+    PodCaUse,
+    Records,
+    Registered,
+    Served,
+    instant,
+)
 from cloudtaser.openbao.registration import register
 from cloudtaser.secret import Secret
 from cloudtaser.wire.names import OPERATOR_SUBJECT, operator_audience, pod_audience
@@ -82,6 +91,10 @@ class RegisteredCluster:
     def public_key(self) -> str:
         form = serialization.PublicFormat.SubjectPublicKeyInfo
         return self.key.public_key().public_bytes(serialization.Encoding.PEM, form).decode()
+
+    def jwks(self) -> dict[str, Any]:
+        """The key as the cluster's API server publishes it."""
+        return {"keys": [dict(ECKey.import_key(self.public_key()).as_dict(private=False, kid="k"))]}
 
     def token(self, namespace: str, service_account: str, *, audience: str = "") -> str:
         """A pod's ServiceAccount token."""
@@ -164,6 +177,52 @@ async def each_kill(
             with pytest.raises(Killed):
                 await run(dying, subject)
         yield last, counting.requests, subject
+
+
+class InterruptedClient(OpenBao):
+    """Right after the server has done its n-th request somebody else does something."""
+
+    def __init__(self, server: DevServer, interrupt: Callable[[], Awaitable[object]], *, after: int) -> None:
+        super().__init__(server.address, token=server.root_token)
+        self.after = after
+        self.requests = 0
+        self._interrupt = interrupt
+
+    async def _exchange(
+        self, method: str, url: URL, headers: dict[str, str], body: Mapping[str, Any] | None
+    ) -> tuple[int, bytes]:
+        answer = await super()._exchange(method, url, headers, body)
+        self.requests += 1
+        if self.requests == self.after:
+            await self._interrupt()
+        return answer
+
+
+async def come_in(root: OpenBao, cluster: RegisteredCluster) -> Initialized:
+    """What a bridge records of the operator that came first."""
+    record = Initialized(instant(time.time()), "eu-1", cluster.jwks(), ISSUER, "ca", OPERATOR_SUBJECT, "00")
+    assert await Records(root, cluster.layout).create_initialized(cluster.fingerprint, record)
+    return record
+
+
+async def recorded(root: OpenBao, cluster: RegisteredCluster) -> Registered:
+    found = await Records(root, cluster.layout).registered(cluster.fingerprint)
+    assert found is not None
+    return found
+
+
+async def logs_in(cluster: RegisteredCluster) -> bool:
+    """Whether OpenBao gives a pod of the cluster a token."""
+    try:
+        async with await cluster.log_in("default", cluster.token("shop", "web")):
+            return True
+    except OpenBaoError:
+        return False
+
+
+async def accessors(root: OpenBao, cluster: RegisteredCluster) -> list[str]:
+    """Of all tokens in the cluster's space."""
+    return await root.list("auth/token/accessors", namespace=cluster.space.namespace)
 
 
 async def report(

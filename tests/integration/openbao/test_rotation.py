@@ -18,7 +18,7 @@ from cloudtaser.openbao.bridge_token import make_bridge_token
 from cloudtaser.openbao.client import CasConflict, OpenBao
 from cloudtaser.openbao.layout import Layout
 from cloudtaser.openbao.pki import PkiRole, new_key, sign
-from cloudtaser.openbao.records import Initialized, Records, Registered, instant
+from cloudtaser.openbao.records import Records, instant
 from cloudtaser.openbao.registration import register
 from cloudtaser.openbao.rotation import Rotation, RotationState, rotate_authorities
 from cloudtaser.openbao.steps import Action
@@ -27,19 +27,13 @@ from cloudtaser.wire.names import bridge_uri, parse_successor
 from tests.integration.openbao.support import (
     RegisteredCluster,
     Run,
+    come_in,
     each_kill,
     new_fingerprint,
+    recorded,
     registered_cluster,
     report,
 )
-
-INITIALIZED = Initialized("2026-01-01T00:00:00Z", "b", {"keys": []}, "iss", "ca", "sub", "00")
-
-
-async def recorded(root: OpenBao, cluster: RegisteredCluster) -> Registered:
-    found = await Records(root, cluster.layout).registered(cluster.fingerprint)
-    assert found is not None
-    return found
 
 
 async def issuers(root: OpenBao, cluster: RegisteredCluster, mount: str) -> list[str]:
@@ -48,10 +42,6 @@ async def issuers(root: OpenBao, cluster: RegisteredCluster, mount: str) -> list
 
 async def keys(root: OpenBao, cluster: RegisteredCluster, mount: str) -> list[str]:
     return await root.list(f"{mount}/keys", namespace=cluster.space.namespace)
-
-
-async def come_in(root: OpenBao, cluster: RegisteredCluster) -> None:
-    assert await Records(root, cluster.layout).create_initialized(cluster.fingerprint, INITIALIZED)
 
 
 async def initialised_cluster(server: DevServer, root: OpenBao) -> RegisteredCluster:

@@ -1,0 +1,65 @@
+"""Revocation: end everything that was ever issued in a cluster's space, and look whether it has ended.
+
+Used by `suspension`, `reset` and `moving`. Tokens, leases of every engine and wrapped answers are leases in
+OpenBao; it revokes them in the background and repeats what fails, so that what cannot be undone at once (a
+database that does not answer) is not forgotten.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from cloudtaser.openbao.client import OpenBao
+from cloudtaser.openbao.layout import Space
+from cloudtaser.openbao.spaces import leased_prefixes
+from cloudtaser.openbao.steps import Steps
+
+WAIT: Final = 5.0
+"""Seconds for OpenBao to revoke everything before it is said what is left."""
+_POLL: Final = 0.1
+_DEPTH: Final = 12  # folders below a prefix; a path of a secret that was read wrapped can be deep
+_MOST: Final = 1000  # leases counted
+
+
+async def revoke_all(steps: Steps, space: Space, *, wait: float = WAIT) -> tuple[str, ...]:
+    """Revoke every token, lease and wrapped answer of the space; what is left after `wait` seconds, a line
+    for each engine."""
+    prefixes = await leased_prefixes(steps.client, space)
+    for prefix in prefixes:
+        # not one after the other, which would end at the first that cannot be revoked
+        body = {"sync": False}
+        why = f"revoke every token and lease of {prefix}/"
+        await steps.do("POST", space.namespace, f"sys/leases/revoke-prefix/{prefix}", why, body)
+    if steps.dry_run:
+        return ()
+    deadline = asyncio.get_running_loop().time() + wait
+    left = list(prefixes)
+    while True:
+        left = [prefix for prefix in left if await _keys(steps.client, space.namespace, prefix)]
+        if not left or asyncio.get_running_loop().time() > deadline:
+            break
+        await asyncio.sleep(_POLL)
+    return tuple([await _left(steps.client, space.namespace, prefix) for prefix in left])
+
+
+async def _left(client: OpenBao, namespace: str, prefix: str) -> str:
+    count = await _count(client, namespace, prefix, _DEPTH)
+    some = f"{count} or more leases" if count >= _MOST else f"{count} lease{'s' if count != 1 else ''}"
+    return f"{some} of {prefix}/ could not be revoked yet: OpenBao tries again; its log says why"
+
+
+async def _count(client: OpenBao, namespace: str, prefix: str, depth: int) -> int:
+    found = 0
+    for key in await _keys(client, namespace, prefix):
+        if not key.endswith("/"):
+            found += 1
+        elif depth:
+            found += await _count(client, namespace, f"{prefix}/{key.rstrip('/')}", depth - 1)
+        if found >= _MOST:
+            break
+    return found
+
+
+async def _keys(client: OpenBao, namespace: str, prefix: str) -> list[str]:
+    return await client.list(f"sys/leases/lookup/{prefix}", namespace=namespace)
