@@ -23,7 +23,7 @@ from cloudtaser.wire.names import BRIDGE_NAME, BROKER_SERVICE, OPERATOR_NAME
 LEAF_SECONDS: Final = 24 * 3600
 AUTHORITY_SECONDS: Final = 3650 * 24 * 3600
 ENDORSEMENT_SECONDS: Final = 365 * 24 * 3600
-_BACKDATE_SECONDS: Final = 60  # for clocks that are a little behind
+BACKDATE_SECONDS: Final = 60  # for clocks that are a little behind
 _DOCUMENT_SIGNING: Final = "1.3.6.1.5.5.7.3.36"  # RFC 9336: no TLS peer accepts it
 
 
@@ -87,7 +87,7 @@ def role_settings(role: PkiRole, fingerprint: str) -> dict[str, Any]:
         "ext_key_usage_oids": [],
         "ttl": LEAF_SECONDS,
         "max_ttl": LEAF_SECONDS,
-        "not_before_duration": _BACKDATE_SECONDS,
+        "not_before_duration": BACKDATE_SECONDS,
         # without these two a signer could name dates of its own, beyond max_ttl
         "not_after_bound": "forbid",
         "not_before_bound": "forbid",

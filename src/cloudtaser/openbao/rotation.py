@@ -159,6 +159,7 @@ class _Run:
             )
         else:
             wanted = self._recorded
+        await self._pregenerate(wanted)
         await self._record(wanted, "record the rotation: bridges serve both CAs from now on")
         return await self.result(RotationState.STARTED)
 
@@ -228,6 +229,13 @@ class _Run:
             issuer=former.id,
         )
         return issued.certificate_pem.decode()
+
+    async def _pregenerate(self, wanted: Registered) -> None:
+        """In the pre-generated form, have pairs under the CAs that come."""
+        if wanted.pregenerated:
+            both = Authorities(wanted.tunnel_ca, wanted.pod_ca) if wanted is not self._recorded else None
+            fingerprint = wanted.fingerprint
+            await pregenerate(self._steps, self._layout, self._space, fingerprint, both, now=self._now)
 
     async def _record(self, wanted: Registered, why: str) -> None:
         path = self._layout.record_path(self._layout.registered(wanted.fingerprint))

@@ -20,13 +20,16 @@ from cloudtaser.cli.source.flags import (
 from cloudtaser.errors import DiffersError, UsageError
 
 if TYPE_CHECKING:
+    from cloudtaser.openbao.leaves import Renewal
     from cloudtaser.openbao.rotation import Rotation
 
 app = typer.Typer(rich_markup_mode=None)
 
 
 @app.command(
-    epilog=example(f"rotate {EXAMPLE} --ca", differs="while a rotation of the CAs cannot end yet"),
+    epilog=example(
+        f"rotate {EXAMPLE}", f"rotate {EXAMPLE} --ca", differs="while a rotation of the CAs cannot end yet"
+    )
 )
 @command
 async def rotate(
@@ -34,22 +37,56 @@ async def rotate(
     argument: Fingerprint = "",
     fingerprint: HiddenFingerprint = "",
     ca: Annotated[
-        bool,
-        typer.Option("--ca", help="Both CAs; run again, it ends the rotation once the old are unused."),
+        bool, typer.Option("--ca", help="Both CAs; run again, it ends the rotation once the old are unused.")
+    ] = False,
+    now: Annotated[
+        bool, typer.Option("--now", help="Without --ca: the old certificates count no more at once.")
     ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="With --ca: end the rotation whoever still needs the old CAs.")
     ] = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Make new CAs. The old ones go on until nobody needs them."""
-    from cloudtaser.openbao.rotation import rotate_authorities as run
+    """Make new certificates, or with --ca new CAs. The old go on until nobody needs them."""
+    from cloudtaser.openbao.leaves import rotate_leaves
+    from cloudtaser.openbao.rotation import rotate_authorities
 
     if force and not ca:
-        raise UsageError("--force goes with --ca", fix="add --ca")
+        raise UsageError("--force goes with --ca", fix="add --ca, or say --now")
+    if now and ca:
+        raise UsageError("--now goes without --ca", fix="leave one of them away")
+    chosen = the_fingerprint(argument, fingerprint)
     async with session.connect() as client:
-        result = await run(client, the_fingerprint(argument, fingerprint), force=force, dry_run=dry_run)
-    _show_rotation(session, result, dry_run)
+        if ca:
+            _show_rotation(
+                session, await rotate_authorities(client, chosen, force=force, dry_run=dry_run), dry_run
+            )
+        else:
+            _show_renewal(session, await rotate_leaves(client, chosen, at_once=now, dry_run=dry_run), dry_run)
+
+
+def _show_renewal(session: Session, result: Renewal, dry_run: bool) -> None:
+    data = {
+        "fingerprint": result.fingerprint,
+        "rotated_at": result.rotated_at,
+        "revoked": list(result.revoked),
+        "pending": list(result.pending),
+        "pending_from": result.pending_from,
+        "pairs": list(result.pairs),
+        "changed": result.changed,
+        "dry_run": dry_run,
+        "actions": actions_data(result.actions),
+    }
+    if result.changed:
+        head = "Would make all certificates anew:" if dry_run else "All certificates are made anew:"
+    else:
+        head = "A rotation of the certificates is under way: nothing changed."
+    text = [head, *actions_text(result.actions, dry_run=dry_run)]
+    if result.pending:
+        text.append(f"{len(result.pending)} former certificates count until {result.pending_from}.")
+    session.printer.answer(data, text=text, value=[result.rotated_at])
+    if result.changed and result.pairs and not dry_run:
+        session.printer.note("Pairs that were given as files must be fetched anew.")
 
 
 def _show_rotation(session: Session, result: Rotation, dry_run: bool) -> None:
