@@ -75,6 +75,7 @@ class Parking:
         self._limit = limit
         self._jitter = jitter
         self._handshakes = 0
+        self._met_at = float("-inf")
 
     @property
     def handshakes(self) -> int:
@@ -120,6 +121,7 @@ class Parking:
         lane.parties.remove(party)
         lane.failures, lane.not_before, lane.trying, lane.alone_since = 0, 0.0, False, None
         party.stage, party.since = Stage.MATCHED, now
+        self._met_at = now
         self._handshakes += 1
 
     def done(self, party: Party) -> None:
@@ -155,9 +157,9 @@ class Parking:
             lane.not_before = now + self._jitter(0.0, ceiling)
 
     def lonely_since(self, now: float) -> float | None:
-        """Since when the longest-waiting party has been parked, if that is a minute or more."""
+        """Since when a party has been parked and none was met, if that is a minute or more."""
         parked = [p.since for lane in self._lanes for p in lane.parties if p.stage is Stage.PARKED]
-        since = min(parked, default=now)
+        since = max(min(parked, default=now), self._met_at)
         return since if now - since >= LONELY_AFTER else None
 
     def _free(self) -> int:

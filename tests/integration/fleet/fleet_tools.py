@@ -110,11 +110,7 @@ class Fleet:
 
     async def control(self, command: str) -> str:
         """Say `command` to HAProxy's administration socket."""
-        reader, writer = await asyncio.open_unix_connection(str(self._admin))
-        writer.write(command.encode() + b"\n")
-        answer = (await reader.read()).decode()
-        writer.close()
-        return answer
+        return await control(self._admin, command)
 
     async def holder(self) -> FleetBeacon:
         """The one beacon through which tunnels run."""
@@ -248,6 +244,15 @@ class Readers:
         finally:
             self._stop.set()
             await asyncio.gather(*tasks)
+
+
+async def control(socket_file: Path, command: str) -> str:
+    """What HAProxy answers to `command` at its administration socket."""
+    reader, writer = await asyncio.open_unix_connection(str(socket_file))
+    writer.write(command.encode() + b"\n")
+    answer = (await reader.read()).decode()
+    writer.close()
+    return answer
 
 
 def listening(port: int, host: str = "127.0.0.1") -> bool:

@@ -77,8 +77,8 @@ async def test_a_secret_is_delivered_where_a_proxy_is_the_only_way_out(world: Wo
 
 async def test_without_the_proxy_there_is_no_way_out_and_the_bridge_listens_nowhere(world: World) -> None:
     here = f"https://{world.proxies.address}:{world.chain.beacon_port}"
-    before = world.homes[0].turned_back()
     for proxy in ("off", here.replace("https", "http")):
+        before = world.homes[0].turned_back()
         status, _, errors = await world.cli("source", "list", VAULT_ADDR=here, CLOUDTASER_PROXY=proxy)
         assert status == 1, errors
         assert "connection refused" in errors

@@ -128,6 +128,17 @@ def test_a_squatter_holds_no_more_than_the_limit_and_the_room_recovers() -> None
     assert len(parking.begin(5.0)) == 1
 
 
+def test_who_met_somebody_a_moment_ago_is_not_alone_whatever_else_waits() -> None:
+    parking = Parking(2, spares=1, jitter=lambda low, high: high)
+    one, other = parking.begin(0.0)
+    parking.took_in(one, 0.0)
+    parking.took_in(other, 0.0)
+    assert parking.lonely_since(100.0) == 0.0
+    parking.matched(one, 101.0)
+    assert parking.lonely_since(160.0) is None
+    assert parking.lonely_since(161.0) == 101.0
+
+
 def test_a_party_that_came_anew_is_replaced_at_once_and_has_been_alone_all_the_while() -> None:
     parking = Parking(1, spares=1, jitter=lambda low, high: high)
     (party,) = parking.begin(0.0)
