@@ -21,7 +21,7 @@ from cloudtaser.demo import setup
 from cloudtaser.demo.chain import Chain, program, run_command
 from cloudtaser.errors import CloudtaserError
 from cloudtaser.net.layers import TlsLayer
-from cloudtaser.net.tls import Identity, tunnel_server
+from cloudtaser.net.tls import Identity, tunnel_client, tunnel_server
 from cloudtaser.openbao import pki
 from cloudtaser.openbao.layout import Layout
 from cloudtaser.openbao.pki import PkiRole
@@ -118,7 +118,8 @@ async def logged_in(chain: Chain) -> str:
 async def test_a_rotation_of_the_cas_loses_no_request_and_shuts_the_old_ones_out(tmp_path: Path) -> None:
     async with two_bridges() as (chain, sockets):
         before, old_ca = await registered(chain), chain.pod_ca()
-        robbed = await stolen_leaf(chain, PkiRole.BROKER, names.broker_uri(chain.fingerprint, "robbed"))
+        broker = await stolen_leaf(chain, PkiRole.BROKER, names.broker_uri(chain.fingerprint, "robbed"))
+        bridge = await stolen_leaf(chain, PkiRole.BRIDGE, names.bridge_uri(chain.fingerprint, "robbed"))
         token = await logged_in(chain)
         old_pods = [
             Reader(chain.broker_address, old_ca, token, SECRET, keep_alive).start()
@@ -183,13 +184,27 @@ async def test_a_rotation_of_the_cas_loses_no_request_and_shuts_the_old_ones_out
             return all(one and one["tunnel_cas"] == {current: 1} and not one["rotating"] for one in shown)
 
         await eventually(finished, "every bridge has left the former CA", timeout=30, every=0.25)
-        await refused(chain, old_ca, robbed, before, during)
+        await refused(chain, old_ca, broker, before, during)
         assert await bao_reads(chain, tmp_path, new_ca, token)
         assert not await bao_reads(chain, tmp_path, old_ca, token)
         for pod in new_pods:
             await pod.stop()
         assert [pod.bad for pod in pods] == [[], [], [], []]
         assert min(pod.good for pod in pods) > 50
+        await posing_refused(chain, bridge, during)
+
+
+async def posing_refused(chain: Chain, robbed: Identity, during: Registered) -> None:
+    """A bridge's certificate under the former CA is none to a broker that waits for a bridge."""
+    part = next(part for part in chain._parts if part.name == "bridge-2")
+    await part.stop()
+    heard = Heard()
+    layer = TlsLayer(tunnel_client(robbed, [during.tunnel_ca.encode()]), heard, server_side=False)
+    await visit(chain, Role.BRIDGE, operational_room(der(during.tunnel_ca)), layer)
+    await layer.handshake  # in TLS 1.3 the client is done before it is judged
+    async with asyncio.timeout(10):
+        assert await heard.lost is not None
+    assert '"bridge": "robbed"' not in chain.operator.log.read_text()
 
 
 async def refused(
