@@ -2,7 +2,8 @@
 
 Used by `tunnels`. Pure: the caller passes the time. Two tunnels, so that one may drain or die; to different
 bridges where there are several, so that a bridge may. A beacon hands out whichever bridge waits longest, so
-when both tunnels lead to the same bridge a few further matches are tried, then again from time to time.
+when both tunnels lead to the same bridge a few further matches are tried, then again from time to time: soon
+after a bridge left, since it may come back, and ever more rarely where there is but one.
 
 Tunnels come in generations, one for each certificate of ours. Those of an older one are used until as many of
 the newest stand as are wanted; only then they are given up, so that there is no moment without a tunnel.
@@ -25,13 +26,15 @@ class Roster:
     """The tunnels by number, in order of arrival."""
 
     def __init__(self, wanted: int = 2, *, tries: int = 3, every: float = 300.0, settle: float = 5.0) -> None:
-        """`tries` matches look for another bridge `settle` seconds after the start, then `every` so many."""
+        """`tries` matches look for another bridge `settle` seconds after the start, then after four times as
+        long, and so on; at last `every` so many seconds."""
         self._wanted = wanted
         self._tries = tries
         self._every = every
         self._settle = settle
         self._held: dict[int, _Held] = {}
         self._left = tries
+        self._pause = settle
         self._next_search = 0.0
         self.generation = 0
         """The newest generation: that of tunnels whose making begins now."""
@@ -54,7 +57,7 @@ class Roster:
     def renewed(self) -> None:
         """What tunnels are made with has changed: from now on only new ones count as what is wanted."""
         self.generation += 1
-        self._left = self._tries
+        self._search_anew()
         self._next_search = 0.0
 
     def arrived(self, key: int, bridge: str, now: float, generation: int | None = None) -> list[int]:
@@ -64,7 +67,7 @@ class Roster:
         if generation != self.generation:
             return self._latecomer(key, bridge, generation)
         if bridge not in self.bridges:
-            self._left = self._tries
+            self._search_anew()
         self._held[key] = _Held(bridge, generation)
         if len(self.current) <= self._wanted:
             if self._searching:
@@ -74,16 +77,21 @@ class Roster:
             self._left -= 1
             if self._left <= 0:
                 self._left = self._tries
-                self._next_search = now + self._every
+                self._pause = min(self._every, 4 * self._pause)
+                self._next_search = now + self._pause
         return self._give_up([self._surplus()])
 
     def drains(self, key: int) -> None:
         """The bridge sent go-away: no new streams on this one."""
+        before = self.bridges
         if key in self._held:
             self._held[key].draining = True
+        if self.bridges != before:
+            self._search_anew()
 
     def gone(self, key: int) -> None:
         """The tunnel is closed."""
+        self.drains(key)
         self._held.pop(key, None)
 
     def to_park(self, now: float) -> int:
@@ -100,6 +108,10 @@ class Roster:
     @property
     def _searching(self) -> bool:
         return self._wanted > 1 and len(self.current) >= self._wanted and len(self.bridges) == 1
+
+    def _search_anew(self) -> None:
+        """A bridge came or left: what was in vain before may not be now."""
+        self._left, self._pause = self._tries, self._settle
 
     def _latecomer(self, key: int, bridge: str, generation: int) -> list[int]:
         """It was begun before the last change: better than none, and else not needed."""

@@ -41,8 +41,36 @@ def test_a_lone_bridge_is_not_asked_for_ever() -> None:
         assert roster.arrived(key, "a", 5.0) == [key]
         roster.gone(key)
     assert roster.to_park(5.0) == 0
-    assert roster.next_change(15.0) == 290.0
-    assert roster.to_park(305.0) == 1
+    pauses, key, now = [], 6, 5.0
+    for _ in range(5):
+        pause = roster.next_change(now)
+        assert pause is not None
+        pauses.append(pause)
+        now += pause
+        for _ in range(3):
+            assert roster.to_park(now) == 1
+            roster.arrived(key, "a", now)
+            roster.gone(key)
+            key += 1
+    assert pauses == [20.0, 80.0, 300.0, 300.0, 300.0]
+
+
+def test_a_bridge_that_left_is_looked_for_soon_however_long_there_was_but_one() -> None:
+    roster = Roster(tries=1, every=300.0, settle=5.0)
+    roster.arrived(1, "a", 0.0)
+    roster.arrived(2, "a", 0.0)
+    for number in range(4):
+        roster.arrived(3 + number, "a", 1000.0 * number)
+    roster.arrived(9, "b", 4000.0)
+    assert sorted(roster.bridges) == ["a", "b"]
+    roster.gone(9)  # it is restarted, and the other one is quicker
+    roster.arrived(10, "a", 4001.0)
+    now = 4001.0
+    for expected in (5.0, 20.0, 80.0):
+        assert roster.next_change(now) == expected
+        now += expected
+        roster.arrived(11, "a", now)
+        roster.gone(11)
 
 
 def test_a_draining_tunnel_is_replaced_while_it_still_stands() -> None:
