@@ -44,7 +44,7 @@ _FIELDS: Final[dict[str, frozenset[str]]] = {
     "sys/wrapping/lookup": frozenset({"token"}),
     "sys/leases/renew": frozenset({"lease_id", "increment"}),
     "sys/leases/lookup": frozenset({"lease_id"}),
-    "sys/capabilities-self": frozenset({"path", "paths"}),
+    "sys/capabilities-self": frozenset({"path", "paths", "token"}),
 }
 
 

@@ -29,6 +29,8 @@ from cloudtaser.demo.tokens import PodReference
 from cloudtaser.errors import UnavailableError
 from cloudtaser.openbao.admin_token import make_admin_token
 from cloudtaser.openbao.client import OpenBao
+from cloudtaser.openbao.form import Form
+from cloudtaser.openbao.layout import Layout, Space
 from cloudtaser.wire import names
 from cloudtaser.wire.hashes import short_fingerprint
 
@@ -81,7 +83,9 @@ class Pod:
 class Chain:
     """OpenBao, beacon, bridge, stand-in API server and operator with its broker, in `directory`."""
 
-    def __init__(self, directory: Path | None = None, *, record: bool = False) -> None:
+    def __init__(
+        self, directory: Path | None = None, *, record: bool = False, layout: Form = Form.NAMESPACES
+    ) -> None:
         self.directory = directory or Path(tempfile.mkdtemp(prefix="cloudtaser-demo-"))
         self.directory.chmod(0o711)  # PostgreSQL runs under an account of its own below it
         self.tmpfs = Path(tempfile.mkdtemp(prefix="cloudtaser-tokens-", dir=_tmpfs()))
@@ -94,6 +98,7 @@ class Chain:
         self.fingerprint = str(uuid.uuid4())
         self.audience = names.pod_audience(short_fingerprint(self.fingerprint))
         self.record = record
+        self.layout = Layout(form=layout)
         self.openbao = OpenBaoServer(self.directory / "openbao")
         self.apiserver = StandInApiServer(self.directory / "apiserver", self.fingerprint)
         self.beacon_port, self.beacon_metrics_port = free_port(), free_port()
@@ -110,6 +115,11 @@ class Chain:
         self.beacon = self._part("beacon", self._beacon_command())
         self.operator = self._part("operator", [])
         self.bridge: PartProcess | None = None
+
+    @property
+    def space(self) -> Space:
+        """The cluster's own corner of OpenBao."""
+        return self.layout.space(self.fingerprint)
 
     @property
     def broker_address(self) -> str:
@@ -152,6 +162,8 @@ class Chain:
     async def register(self, *arguments: str) -> Any:
         """`source register` for this chain's cluster; its JSON output."""
         options = ["--fingerprint", self.fingerprint, "-o", "json", *arguments]
+        if not self.layout.has_namespaces:  # OpenBao has some: say that they are not wanted
+            options += ["--layout", self.layout.form]
         return (await self.cli("source", "register", *options)).json()
 
     async def start_beacon(self) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from cloudtaser.demo.chain import Chain
 from cloudtaser.demo.postgres import PostgresServer
 from cloudtaser.openbao.client import OpenBao
-from cloudtaser.wire.hashes import short_fingerprint
 
 DATABASE_MOUNT = "database"
 DATABASE_ROLE = "shop"
@@ -18,30 +17,38 @@ LEASE_SECONDS = 300
 
 
 def administrator(chain: Chain) -> OpenBao:
-    """A client that acts as OpenBao's administrator in the space of the chain's cluster."""
-    space = f"cloudtaser/{short_fingerprint(chain.fingerprint)}"
+    """A client that acts as OpenBao's administrator in the space of the chain's cluster, or without
+    namespaces in the root."""
     return OpenBao(
         chain.openbao.address,
         ca_file=chain.openbao.ca_file,
         token=chain.openbao.root_token,
-        namespace=space,
+        namespace=chain.space.namespace,
     )
 
 
-async def write_secret(client: OpenBao, path: str, fields: Mapping[str, str]) -> None:
-    """Write a new version of `secret/data/<path>`."""
-    await client.request("POST", f"secret/data/{path}", body={"data": dict(fields)})
+async def write_secret(
+    client: OpenBao, path: str, fields: Mapping[str, str], *, mount: str = "secret"
+) -> None:
+    """Write a new version of `<mount>/data/<path>`."""
+    await client.request("POST", f"{mount}/data/{path}", body={"data": dict(fields)})
 
 
-async def offer_database(client: OpenBao, postgres: PostgresServer) -> None:
-    """A database engine whose role makes PostgreSQL accounts that live for five minutes."""
-    await client.request("POST", f"sys/mounts/{DATABASE_MOUNT}", body={"type": "database"})
+async def offer_database(
+    client: OpenBao,
+    postgres: PostgresServer,
+    *,
+    mount: str = DATABASE_MOUNT,
+    lease_seconds: int = LEASE_SECONDS,
+) -> None:
+    """A database engine whose role makes PostgreSQL accounts, five minutes each unless told otherwise."""
+    await client.request("POST", f"sys/mounts/{mount}", body={"type": "database"})
     connection = (
         f"postgresql://{{{{username}}}}:{{{{password}}}}@127.0.0.1:{postgres.port}/app?sslmode=disable"
     )
     await client.request(
         "POST",
-        f"{DATABASE_MOUNT}/config/app",
+        f"{mount}/config/app",
         body={
             "plugin_name": "postgresql-database-plugin",
             "allowed_roles": [DATABASE_ROLE],
@@ -56,11 +63,11 @@ async def offer_database(client: OpenBao, postgres: PostgresServer) -> None:
     )
     await client.request(
         "POST",
-        f"{DATABASE_MOUNT}/roles/{DATABASE_ROLE}",
+        f"{mount}/roles/{DATABASE_ROLE}",
         body={
             "db_name": "app",
             "creation_statements": [create],
-            "default_ttl": LEASE_SECONDS,
-            "max_ttl": 12 * LEASE_SECONDS,
+            "default_ttl": lease_seconds,
+            "max_ttl": 12 * lease_seconds,
         },
     )
