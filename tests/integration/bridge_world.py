@@ -22,6 +22,7 @@ from joserfc.jwk import RSAKey
 from cloudtaser.bridge.audit import Audit
 from cloudtaser.bridge.cluster import Cluster
 from cloudtaser.bridge.limits import Limits
+from cloudtaser.bridge.migration import Admin
 from cloudtaser.bridge.session import Services, Session, Times
 from cloudtaser.bridge.tokens import KeySet
 from cloudtaser.bridge.upstream import Upstream
@@ -89,6 +90,16 @@ class Space:
             service_account="cloudtaser-operator",
             audiences=[f"cloudtaser-operator:{self.fp8}"],
         )
+
+    def admin_jwt(self, **changes: Any) -> str:
+        """What TokenRequest gives for ServiceAccount `cloudtaser-admin`."""
+        arguments: dict[str, Any] = {
+            "namespace": "cloudtaser-system",
+            "service_account": "cloudtaser-admin",
+            "audiences": [f"cloudtaser-admin:{self.fp8}"],
+            "pod": None,
+        }
+        return self.jwt(**(arguments | changes))
 
     def cluster(self) -> Cluster:
         """As the control plane would hold it."""
@@ -339,11 +350,13 @@ async def bridge_for(
     address: str,
     *,
     operator: bool = False,
+    admin: Admin | None = None,
     limits: Limits | None = None,
     times: Times | None = None,
     upstream: Upstream | None = None,
 ) -> AsyncIterator[Bridge]:
-    """Sessions of `space`'s cluster on a loopback port, with OpenBao at `address` behind them."""
+    """Sessions of `space`'s cluster on a loopback port, with OpenBao at `address` behind them: of pods, of
+    the `operator`, or of administrators where `admin` is given."""
     lines: list[dict[str, Any]] = []
     reviewer_tokens: list[Secret] = []
     cluster = space.cluster()
@@ -364,9 +377,11 @@ async def bridge_for(
         reviewer_token=lambda _, token: reviewer_tokens.append(token),
         now=time.time,
         times=times or Times(),
+        admin=admin or Admin(),
     )
     open_sessions: set[Watched] = set()
-    opening = Opening(Kind.OPERATOR if operator else Kind.POD, "10.0.0.7:51324", "c0ffee")
+    kind = Kind.OPERATOR if operator else Kind.POD if admin is None else Kind.ADMIN
+    opening = Opening(kind, "10.0.0.7:51324", "c0ffee")
     loop = asyncio.get_running_loop()
     listener = await loop.create_server(
         lambda: Watched(open_sessions, cluster, opening, services), "127.0.0.1", 0
