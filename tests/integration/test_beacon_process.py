@@ -205,6 +205,29 @@ async def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
             assert await program.stop(signal.SIGINT) == 0
 
 
+async def test_of_two_pairs_in_a_room_one_is_ended_early_and_one_late(tmp_path: Path) -> None:
+    async with await Program.start(tmp_path, "--drain-grace", "4s") as program:
+        room = os.urandom(32)
+        first, _ = await pair(program.address, room)
+        second, peer = await pair(program.address, room)
+        third, other = await pair(program.address)
+        began = asyncio.get_running_loop().time()
+        program.process.send_signal(signal.SIGTERM)
+        ended = await asyncio.wait(
+            [asyncio.ensure_future(one.rest()) for one in (first, second)],
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        assert len(ended[0]) == len(ended[1]) == 1
+        assert asyncio.get_running_loop().time() - began > 1.5
+        await third.send(b"still here")
+        assert await other.exactly(10) == b"still here"
+        assert await program.stop() == 0  # the second time it does not wait
+        await asyncio.wait(ended[1])
+        reasons = [line["reason"] for line in program.lines if line["event"] == "pair ended"]
+        assert reasons[0] == "drained"
+        peer.close()
+
+
 async def test_not_ready_while_draining(tmp_path: Path) -> None:
     async with await Program.start(tmp_path) as program:
 

@@ -51,7 +51,9 @@ class Counts:
         self.handshakes: Counter[str] = Counter(dict.fromkeys(("ok", "failed", "left"), 0))
         self.proxy_headers: Counter[str] = Counter(dict.fromkeys(("ok", "local", "bad", "late", "left"), 0))
         self.pairs = 0
-        self.pairs_ended: Counter[str] = Counter(dict.fromkeys(("finished", "reset", "broken", "idle"), 0))
+        self.pairs_ended: Counter[str] = Counter(
+            dict.fromkeys(("finished", "reset", "broken", "idle", "drained"), 0)
+        )
         self.refused: Counter[str] = Counter(dict.fromkeys("HRFTS", 0))
         self.limit_hits: Counter[str] = Counter()
         self.relayed: Counter[str] = Counter(dict.fromkeys(("bridge", "broker"), 0))

@@ -8,6 +8,7 @@ program uses uvloop. What needs a clock is done by one sweep; there is no task a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections.abc import Iterable
@@ -16,6 +17,7 @@ from cloudtaser.beacon import limits
 from cloudtaser.beacon.config import BeaconConfig
 from cloudtaser.beacon.door import Door, set_dead_after
 from cloudtaser.beacon.entrance import Entrance
+from cloudtaser.beacon.farewell import partings
 from cloudtaser.beacon.limits import Deadlines
 from cloudtaser.beacon.link import Link, State, Tap, side
 from cloudtaser.beacon.log import Log, room8
@@ -117,7 +119,8 @@ class Beacon:
         return self._probes.address
 
     async def drain(self, grace: float | None = None) -> None:
-        """Stop accepting, send the parked away, give pairs `grace` seconds; then close."""
+        """Stop accepting, send the parked away, give pairs `grace` seconds; then close. Of several pairs in
+        one room all but one are ended earlier, one after the other."""
         grace = self.config.drain_grace if grace is None else grace
         self._door.close()
         self.entrance.close()
@@ -125,11 +128,22 @@ class Beacon:
         self._act_on(self.rooms.drain())
         self._empty.clear()
         if self.links:
+            parting = asyncio.ensure_future(self._part_one_by_one(grace))
             try:
                 await asyncio.wait_for(self._empty.wait(), grace)
             except TimeoutError:
                 self.log.warning("grace period is over", pairs=self.rooms.pairs)
+            finally:
+                parting.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await parting
         self.close()
+
+    async def _part_one_by_one(self, grace: float) -> None:
+        began = self._loop.time()
+        for at, bridge in partings([(bridge, bridge.room) for bridge in self._pairs], grace):
+            await asyncio.sleep(began + at - self._loop.time())
+            self.pump.part(bridge, "drained")
 
     def close(self) -> None:
         """Stop at once: every connection is closed."""
@@ -237,7 +251,7 @@ class Beacon:
             "pair ended",
             room=room8(link.room),
             reason=reason,
-            by="both" if reason in ("finished", "idle") else side(link),
+            by="both" if reason in ("finished", "idle", "drained") else side(link),
             seconds=round(now - link.since, 3),
             bytes_from_bridge=bridge.relayed,
             bytes_from_broker=broker.relayed,

@@ -26,7 +26,7 @@ BACK_WITHIN = 5.0
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def fleet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet]:
-    fleet = Fleet(tmp_path_factory.mktemp("fleet"), CONFIGURATION, "--drain-grace", "3s")
+    fleet = Fleet(tmp_path_factory.mktemp("fleet"), CONFIGURATION, "--drain-grace", "8s")
     try:
         await fleet.start()
         yield fleet
