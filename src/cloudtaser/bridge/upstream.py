@@ -233,6 +233,9 @@ class Upstream:
                 connection = await self._open()
         except (OSError, CloudtaserError) as error:
             self.reachable = False
+            task = asyncio.current_task()
+            if task is not None:  # who hears of the failure and asks again must not wait for us
+                self._connecting.discard(task)
             certificate = isinstance(error, ssl.SSLCertVerificationError | UntrustedError)
             what = "OpenBao's certificate does not verify" if certificate else _UNREACHABLE
             fix = "check the bridge's --vault-ca-cert" if certificate else _FIX

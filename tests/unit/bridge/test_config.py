@@ -53,6 +53,24 @@ def test_a_flag_wins_over_its_twin_and_the_twin_over_openbaos_variable() -> None
     assert config.vault_addr == "https://fallback.example.com:8200"
 
 
+def test_the_proxy_comes_from_flag_twin_or_https_proxy_and_no_password_by_flag() -> None:
+    environment = {"HTTPS_PROXY": "http://u:canary@a:1", "NO_PROXY": "vault.example"}
+    assert str(read(**environment).proxies.proxy) == "http://a:1"
+    assert read(**environment).proxies.route("vault.example", 8200) is None
+    assert str(read("--proxy", "http://b:2", **environment).proxies.proxy) == "http://b:2"
+    assert str(read(CLOUDTASER_BRIDGE_PROXY="http://u:p@c:3").proxies.proxy) == "http://c:3"
+    assert read("--proxy", "off", **environment).proxies.proxy is None
+    for flags, source in (
+        (["--proxy", "http://u:canary@b:2"], "--proxy"),
+        (["--proxy", "ftp://canary"], "--proxy"),
+    ):
+        with pytest.raises(ConfigError, match=source) as caught:
+            read(*flags)
+        assert "canary" not in caught.value.diagnostic()
+    with pytest.raises(ConfigError, match="--proxy-ca"):
+        read("--proxy-ca", "/nonexistent")
+
+
 def test_plain_http_reaches_loopback_only() -> None:
     config = parse(["--vault-addr", "http://127.0.0.1:8200", "--beacon-address", "b:1"], TOKEN)
     assert isinstance(config, Config)

@@ -73,6 +73,17 @@ async def pool(script: Script, **settings: Any) -> AsyncIterator[tuple[Upstream,
             await upstream.close()
 
 
+async def test_who_asks_again_at_once_after_a_failure_is_told_at_once_again() -> None:
+    async with scripted(answers_everything) as server:
+        address = server.address
+    upstream = Upstream(address, wait_timeout=60)
+    async with asyncio.timeout(5):
+        for _ in range(3):
+            with pytest.raises(UnavailableError, match="cannot be reached"):
+                await get(upstream)
+    await upstream.close()
+
+
 async def test_one_connection_serves_one_request_after_another() -> None:
     async with pool(answers_everything) as (upstream, server):
         for _ in range(5):

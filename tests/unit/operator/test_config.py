@@ -114,6 +114,21 @@ def test_a_bad_value_names_itself_and_its_source(setting: str, value: str, why: 
     assert caught.value.exit_code == 2
 
 
+def test_the_proxy_comes_from_flag_twin_or_https_proxy_and_never_serves_the_own_cluster() -> None:
+    environment = {"HTTPS_PROXY": "http://u:canary@a:1", "KUBERNETES_SERVICE_HOST": "10.96.0.1"}
+    proxies = read(flags(), environment).proxies
+    assert str(proxies.proxy) == "http://a:1"
+    for own in ("10.96.0.1", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"):
+        assert proxies.route(own, 443) is None
+    assert proxies.route("beacon.example", 443) is not None
+    assert str(read(flags(proxy="http://b:2"), environment).proxies.proxy) == "http://b:2"
+    assert str(read(flags(), {"CLOUDTASER_OPERATOR_PROXY": "http://u:p@c:3"}).proxies.proxy) == "http://c:3"
+    assert read(flags(proxy="off"), environment).proxies.proxy is None
+    with pytest.raises(UsageError, match="command line") as caught:
+        parse(proxy="http://u:canary@b:2")
+    assert "canary" not in caught.value.diagnostic()
+
+
 def test_a_bad_twin_is_blamed_by_its_variable() -> None:
     with pytest.raises(UsageError, match="CLOUDTASER_OPERATOR_BRIDGE_PIN"):
         read(flags(), {"CLOUDTASER_OPERATOR_BRIDGE_PIN": "x"})
