@@ -12,7 +12,7 @@ import asyncio
 import random
 import ssl
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from cloudtaser.bridge import keyset
 from cloudtaser.bridge.background import Background
@@ -152,15 +152,23 @@ class KeyKeeper:
             return
         if self._cluster.registered.suspended:
             return
-        body = {
-            "jwt_validation_pubkeys": keyset.pems(recorded),
-            "bound_issuer": initialized.issuer,
-            "jwt_supported_algs": list(ALGORITHMS),
-        }
+        await self._configure(
+            {
+                "jwt_validation_pubkeys": keyset.pems(recorded),
+                "bound_issuer": initialized.issuer,
+                "jwt_supported_algs": list(ALGORITHMS),
+            }
+        )
+        # a suspension first says so in the record and then closes the logins: if it was overtaken, close them
+        registered = await self._records.registered(self._cluster.fingerprint)
+        if registered is None or registered.suspended:
+            await self._configure({"jwt_validation_pubkeys": [keyset.nobodys_pem()]})
+        elif not self._cluster.registered.suspended:
+            self._installed = recorded
+
+    async def _configure(self, body: dict[str, Any]) -> None:
         path = f"auth/{self._space.jwt}/config"
         await self._client.request("POST", path, namespace=self._space.namespace, body=body)
-        if not self._cluster.registered.suspended:
-            self._installed = recorded
 
     # Reading
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from joserfc.jwk import ECKey, RSAKey
 
 from cloudtaser.bridge.tokens import KeySet, PublicKey
@@ -41,6 +43,12 @@ def fingerprints(jwks: Mapping[str, Any]) -> frozenset[str]:
 def pems(jwks: Mapping[str, Any]) -> list[str]:
     """The usable keys as PEM (SubjectPublicKeyInfo), as OpenBao's `jwt_validation_pubkeys` takes them."""
     return sorted(key.as_pem(private=False).decode("ascii") for key in _keys(jwks).values())
+
+
+def nobodys_pem() -> str:
+    """A public key whose private part is forgotten at once: no token verifies under it."""
+    public = ec.generate_private_key(ec.SECP256R1()).public_key()
+    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
 
 def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -24,6 +24,7 @@ from tests.unit.bridge.scripted_operator import self_signed
 
 OLD, NEW, OTHER = (ECKey.generate_key("P-256", {"kid": name}) for name in ("old", "new", "other"))
 FINGERPRINT = "0ad50c05-1153-4508-9237-4cb2912e2c23"
+REGISTERED = Registered(FINGERPRINT, "", "", "", "", "", "", "", "0ad50c05", "cloudtaser/0ad50c05", "subject")
 
 
 def jwks(*keys: ECKey) -> dict[str, Any]:
@@ -40,6 +41,7 @@ class Server:
         self.version = 0
         self.reads = 0
         self.failing: CloudtaserError | None = None
+        self.suspended = False
         self.hold = asyncio.Event()
         self.hold.set()
 
@@ -51,6 +53,9 @@ class Server:
         assert (method, path, namespace) == ("POST", "auth/jwt/config", "cloudtaser/0ad50c05")
         self.config.append(body)
         return {}
+
+    async def registered(self, _: str) -> Registered:
+        return replace(REGISTERED, suspended=self.suspended)
 
     async def write_keys(self, fingerprint: str, record: Keys, cas: int) -> int:
         if cas != self.version:
@@ -70,10 +75,7 @@ class House:
         self.events: list[str] = []
         self.failures: list[str] = []
         self.tunnel: object | None = object()
-        registered = Registered(
-            FINGERPRINT, "", "", "", "", "", "", "", "0ad50c05", "cloudtaser/0ad50c05", "subject"
-        )
-        self.cluster = Cluster(FINGERPRINT, registered, Grants(), KeySet())
+        self.cluster = Cluster(FINGERPRINT, REGISTERED, Grants(), KeySet())
         self.initialized = Initialized("", "b1", jwks(OLD), "https://issuer", "", "subject", "")
         self.cluster.initialized = self.initialized
         self.keeper = KeyKeeper(
@@ -199,6 +201,17 @@ async def test_while_suspended_openbao_is_given_no_keys_and_on_resuming_it_is(ho
     await house.keeper.attend()
     assert len(house.server.config) == 2
     assert house.keeper.installed
+
+
+async def test_a_suspension_that_was_overtaken_by_keys_is_made_good(house: House) -> None:
+    """The record says suspended, OpenBao's logins are closed, and then our keys arrive."""
+    house.server.suspended = True
+    await house.keeper.attend()
+    ours, nobodys = (config["jwt_validation_pubkeys"] for config in house.server.config)
+    assert ours == keyset.pems(jwks(OLD))
+    assert len(nobodys) == 1
+    assert nobodys != ours
+    assert not house.keeper.installed
 
 
 async def test_keys_on_their_way_to_openbao_when_the_cluster_is_suspended_do_not_count(

@@ -54,6 +54,7 @@ class OpenBao:
         self.signed: list[str] = []
         self.configured: list[list[str]] = []
         self.reads: Reads | None = None
+        self.record: Registered | None = None
 
     async def request(
         self, method: str, path: str, *, namespace: str, body: dict[str, Any]
@@ -80,6 +81,9 @@ class OpenBao:
                 "expiration": int(leaf.certificate.not_valid_after_utc.timestamp()),
             }
         }
+
+    async def registered(self, _: str) -> Registered | None:
+        return self.record
 
     async def reads_of(self, *_: str) -> tuple[Reads | None, int]:
         return self.reads, 0 if self.reads is None else 1
@@ -111,6 +115,7 @@ class House:
             FINGERPRINT, "", "", "", "", "", self.tunnel_ca.pem, self.pod_ca.pem,
             "0ad50c05", "cloudtaser/0ad50c05", "subject",
         )  # fmt: skip
+        self.openbao.record = self.registered
         jwks = CLUSTER.jwks
         initialized = Initialized("2026-01-01T00:00:00Z", "b1", jwks, "https://issuer", CLUSTER.ca, "s", "")
         self.snapshot = Snapshot(self.registered, initialized, None, 0, Revoked(), Grants())
@@ -155,6 +160,7 @@ class House:
     async def poll(self, rooms: frozenset[Room] = ROOMS, **changes: Any) -> None:
         """The next poll finds the registration so."""
         self.registered = replace(self.registered, **changes)
+        self.openbao.record = self.registered
         self.snapshot = replace(self.snapshot, registered=self.registered)
         await self.station.attend(self.snapshot, rooms if not self.registered.suspended else frozenset())
 
