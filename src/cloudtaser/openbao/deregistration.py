@@ -43,6 +43,10 @@ async def deregister(
         for record in layout.pair_records(fingerprint):
             path = layout.record_path(record, "metadata")
             await steps.remove(layout.system_namespace, path, "forget a stored pair")
+    notes = layout.record_path(layout.all_reads(fingerprint), "metadata")
+    for bridge in await client.list(notes, namespace=layout.system_namespace):
+        why = f"forget which paths were read through bridge {bridge}"
+        await steps.remove(layout.system_namespace, f"{notes}/{bridge}", why)
     if name is not None:
         space = layout.space(name)
         if not layout.has_namespaces:  # there the bridges' policies name each space

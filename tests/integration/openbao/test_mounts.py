@@ -24,10 +24,11 @@ from cloudtaser.openbao.form import Form
 from cloudtaser.openbao.grants import allow, deny
 from cloudtaser.openbao.layout import Layout
 from cloudtaser.openbao.pki import PkiRole, new_key, sign
-from cloudtaser.openbao.records import BridgeRecord, Initialized, Records
+from cloudtaser.openbao.records import BridgeRecord, Initialized, Reads, Records
 from cloudtaser.openbao.registration import register
 from cloudtaser.openbao.spaces import find_space, give, leased_prefixes
 from cloudtaser.openbao.steps import Steps
+from cloudtaser.openbao.suspension import resume, suspend
 from cloudtaser.secret import Secret
 from cloudtaser.wire.names import bridge_uri
 from tests.integration.openbao.support import (
@@ -250,11 +251,54 @@ async def test_a_dry_run_names_every_write_and_makes_none(root: OpenBao, cluster
 async def test_the_prefixes_of_a_spaces_leases_are_its_own(root: OpenBao, cluster: RegisteredCluster) -> None:
     await root.request("POST", f"sys/mounts/{cluster.space.path('database')}", body={"type": "database"})
     begin = f"cloudtaser-{cluster.fp8}"
+    mounts = ("database", "pki-pod", "pki-tunnel", "secret", "transit")
     assert await leased_prefixes(root, cluster.space) == (
         f"auth/{begin}-jwt",
         f"auth/token/create/cloudtaser-pod_{cluster.fp8}",
-        f"{begin}/database",
+        *(f"{begin}/{mount}" for mount in mounts),
     )
+
+
+async def test_a_suspension_ends_one_clusters_tokens_and_logins_and_no_other_clusters(
+    server: DevServer, root: OpenBao, cluster: RegisteredCluster
+) -> None:
+    theirs = await registered_cluster(server, root, MOUNTS)
+    pods = [
+        await each.log_in(each.space.role("default"), each.token("shop", "web")) for each in (cluster, theirs)
+    ]
+    operator = await cluster.log_in(cluster.space.role("cloudtaser-operator"), cluster.operator_token())
+    assert (await suspend(root, cluster.fingerprint)).left == ()
+    for client, lives in ((pods[0], False), (operator, False), (pods[1], True)):
+        async with client:
+            if lives:
+                await client.lookup_self()
+            else:
+                with pytest.raises(NotAuthorisedError):
+                    await client.lookup_self()
+    with pytest.raises(OpenBaoError):
+        await cluster.log_in(cluster.space.role("default"), cluster.token("shop", "web"))
+    async with await theirs.log_in(theirs.space.role("default"), theirs.token("shop", "web")) as pod:
+        await pod.lookup_self()
+    assert not (await resume(root, cluster.fingerprint)).suspended
+
+
+async def test_stored_pairs_and_notes_of_reads_go_with_the_cluster(server: DevServer, root: OpenBao) -> None:
+    fingerprint = new_fingerprint()
+    before = await surroundings(root)
+    stored = await register(root, fingerprint, pregenerate=True)
+    assert stored.created
+    assert not (await register(root, fingerprint)).changed
+    made = await make_bridge_token(root, "eu-3", clusters=[fingerprint])
+    async with OpenBao(server.address, token=made.token) as bridge:
+        pair, _ = await Records(bridge, MOUNTS).pair(fingerprint, "bridge")
+        assert pair is not None
+    version = await Records(root, MOUNTS).write_reads(fingerprint, Reads("eu-3"), 0)
+    assert version == 1
+    await deregister(root, fingerprint, purge=True)
+    await root.request("DELETE", "sys/policies/acl/cloudtaser-bridge_eu-3")
+    await root.request("DELETE", "auth/token/roles/cloudtaser-bridge_eu-3")
+    assert await surroundings(root) == before
+    assert await root.list(f"cloudtaser/metadata/clusters/{fingerprint}") == []
 
 
 # Who may read what
