@@ -15,9 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NoReturn, TypeVar
 
-from cloudtaser.bridge import config_admin, config_brokers, config_login
+from cloudtaser.bridge import config_admin, config_brokers, config_files, config_login
 from cloudtaser.bridge.config_admin import AdminConfig
 from cloudtaser.bridge.config_brokers import Brokers
+from cloudtaser.bridge.config_files import PairFiles
 from cloudtaser.bridge.config_login import Login, boolean, readable
 from cloudtaser.bridge.limits import CLUSTER, PEER, TOKEN, Rate
 from cloudtaser.errors import ConfigError
@@ -60,6 +61,7 @@ class Config:
     log_level: str
     brokers: Brokers = field(default_factory=Brokers)
     proxies: Proxies = DIRECT
+    files: PairFiles | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
         log_level=values.take("log-level", "info", _log_level),
         brokers=config_brokers.read(values),
         proxies=values.proxies(),
+        files=config_files.read(values),
     )
 
 
@@ -154,6 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--log-level", metavar="LEVEL", help=", ".join(LOG_LEVELS))
     config_brokers.add_flags(parser)
     config_login.add_flags(parser)
+    config_files.add_flags(parser)
     config_admin.add_flags(parser)
     parser.add_argument("--version", action="version", version=f"cloudtaser-bridge {VERSION}")
     return parser

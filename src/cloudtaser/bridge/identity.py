@@ -75,8 +75,8 @@ class Certificates:
         on_failed: Callable[[CloudtaserError], None] = lambda _: None,
     ) -> None:
         """`on_failed` hears of a failure that leaves the bridge able to serve."""
-        self.leaves: Leaves | None = None
-        """Where pairs are given, looked at with each `attend`; what it has none for is signed."""
+        self.leaves: tuple[Leaves, ...] = ()
+        """Where pairs are given, in order, looked at with each `attend`; what none has is signed."""
         self._client = client
         self._space = space
         self._uri = bridge_uri(fingerprint, bridge_id)
@@ -165,7 +165,11 @@ class Certificates:
         return all(any(one.holds(now) for one in half.values()) for half in (self._tunnel, self._pod))
 
     async def _given(self, standing: Standing, now: float) -> Leaf | None:
-        return None if self.leaves is None else await self.leaves.look(standing.role, standing.authority, now)
+        for source in self.leaves:
+            leaf = await source.look(standing.role, standing.authority, now)
+            if leaf is not None:
+                return leaf
+        return None
 
     async def _signed(self, standing: Standing) -> Leaf:
         tunnel = standing.role is PkiRole.BRIDGE

@@ -19,10 +19,12 @@ from cloudtaser.bridge.cluster import Cluster
 from cloudtaser.bridge.config import Config
 from cloudtaser.bridge.config_login import keeper
 from cloudtaser.bridge.doors import BeaconDoor, Door, Ways, reachable
+from cloudtaser.bridge.files import FilePairs
 from cloudtaser.bridge.heartbeat import Heartbeat
 from cloudtaser.bridge.limits import Buckets, Limits
 from cloudtaser.bridge.metrics import Metrics
 from cloudtaser.bridge.migration import Admin
+from cloudtaser.bridge.one_cluster import OneCluster
 from cloudtaser.bridge.registry import Registry, Snapshot
 from cloudtaser.bridge.session import Services, pod_protocol
 from cloudtaser.bridge.station import Shared, Station
@@ -62,7 +64,13 @@ class Bridge:
         self._keeper = keeper(
             config.login, self._client, ca_file=config.vault_ca_cert, on_trouble=self._token_trouble
         )
-        self._records = Records(self._client, Layout())
+        self._tally = Tally()
+        self._files = FilePairs(config.files, on_failed=self._files_trouble) if config.files else None
+        self._records = (
+            OneCluster(self._client, Layout(), self._files)
+            if self._files
+            else Records(self._client, Layout())
+        )
         self._upstream = Upstream(config.vault_addr, ca_file=config.vault_ca_cert, proxies=config.proxies)
         self._audit_lines = AuditLines()
         self._audit = Audit(self._audit_lines)
@@ -82,7 +90,6 @@ class Bridge:
             ),
         )
         self._metrics = Metrics(self.status, self._audit.counts, self._upstream)
-        self._tally = Tally()
         self._stations: dict[str, Station] = {}
         self._before: Mapping[str, Served] = {}
         self._down: set[str] = set()
@@ -104,6 +111,7 @@ class Bridge:
             retire_pods=self._services.retire,
             changed=lambda: self._heartbeat.soon(),
             before=lambda fingerprint: self._before.get(fingerprint),
+            files=(self._files,) if self._files else (),
             drain=config.drain,
         )
         self._registry = Registry(
@@ -293,6 +301,9 @@ class Bridge:
     def _token_trouble(self, error: CloudtaserError) -> None:
         lost = isinstance(error, NotAuthorisedError)
         self._failed("token lost" if lost else "token renewal", "", "", error)
+
+    def _files_trouble(self, error: CloudtaserError) -> None:
+        self._failed("certificates in files", "", "", error)
 
     # About itself
 

@@ -23,7 +23,8 @@ from cloudtaser.bridge.csr import CertificateRequest
 from cloudtaser.bridge.doors import Door, Ways
 from cloudtaser.bridge.identity import Certificates
 from cloudtaser.bridge.keys import KeyKeeper
-from cloudtaser.bridge.leaves import StoredLeaves
+from cloudtaser.bridge.leaves import Leaves, StoredLeaves
+from cloudtaser.bridge.one_cluster import GivenKeys
 from cloudtaser.bridge.parker import Parker
 from cloudtaser.bridge.parking import LONELY_AFTER
 from cloudtaser.bridge.reads import ReadKeeper
@@ -83,6 +84,8 @@ class Shared:
     """Something that `source status` shows."""
     before: Callable[[str], Served | None] = lambda _: None
     """How an earlier run of this bridge, a moment ago, served that cluster."""
+    files: tuple[Leaves, ...] = ()
+    """Certificates given in files; none unless the bridge was told of some."""
     drain: float = 30.0
     """Seconds that streams under a retired CA get to end."""
 
@@ -120,7 +123,8 @@ class Station:
         self._generation = _generation(registered)
         self._revoking: asyncio.TimerHandle | None = None
         self._draining = False
-        self._keys = KeyKeeper(
+        keeper = KeyKeeper if registered.created_at else GivenKeys  # without a registration
+        self._keys = keeper(
             self.cluster,
             shared.client,
             self._space,
@@ -369,7 +373,8 @@ class Station:
 
     async def _keep_certified(self) -> None:
         now, certificates, cluster = self._shared.now(), self._certificates, self.cluster
-        certificates.leaves = self._stored if cluster.registered.pregenerated else None
+        stored = (self._stored,) if cluster.registered.pregenerated else ()
+        certificates.leaves = (*self._shared.files, *stored)
         if await certificates.attend(now, cluster.registered.rotated_at):
             _log.info("certificates signed", cluster=cluster.fp8, ends=int(certificates.not_after))
         if not certificates.pod:

@@ -132,7 +132,7 @@ def _bridge_records(layout: Layout, fingerprint: str) -> dict[str, Any]:
 def _bridge_space(space: Space, prefix: str) -> dict[str, Any]:
     paths: dict[str, Any] = {
         f"{prefix}{space.login_config}": {
-            "capabilities": ["update"],
+            "capabilities": ["read", "update"],
             "allowed_parameters": {name: [] for name in _JWT_CONFIG},
         }
     }

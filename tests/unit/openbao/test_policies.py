@@ -100,7 +100,7 @@ def test_in_the_root_no_pattern_reaches_beyond_cloudtasers_own_mounts(name: str)
 def test_in_the_root_a_bridge_serves_the_spaces_that_its_policy_names() -> None:
     granted = capabilities(ALL["bridge in mounts"])
     for space in (ROOM, OTHER):
-        assert granted[space.login_config] == ["update"]
+        assert granted[space.login_config] == ["read", "update"]
         assert granted[f"{space.pki_pod}/sign/bridge-pod"] == ["update"]
     assert OTHER.login_config not in ALL["bridge for one in mounts"]["path"]
 
