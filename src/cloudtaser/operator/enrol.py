@@ -42,9 +42,10 @@ from cloudtaser.wire.noise import Channel
 
 _NOBODY: Final = {
     Introduce: "waiting for a bridge to initialise this cluster: is it registered, does the bridge run?",
-    ComeBack: "waiting for a bridge to come back to: does it run? After `source reset`, delete ConfigMap "
-    "cloudtaser-trust; if the tunnel CA was rotated while all of this cluster was down, put the one that "
-    "`cloudtaser-cli source show` prints into that ConfigMap as tunnel-ca.crt; then restart the operator",
+    ComeBack: "waiting for a bridge to come back to: does it run? If the tunnel CA was rotated while all of "
+    "this cluster was down, put tunnel_ca_certificate of `cloudtaser-cli source show -o json` into "
+    "ConfigMap cloudtaser-trust as tunnel-ca.crt and restart the operator; after `source reset` delete "
+    "that ConfigMap",
 }
 
 _log = get_logger("operator.enrol")

@@ -107,6 +107,7 @@ class Rig:
             cast("Tunnels", self.tunnels),
             self.metrics,
             pause=0.05,
+            refused_pause=0.1,
             hint_spread=0.05,
         )
         self.tasks.append(asyncio.ensure_future(self.renewal.run()))

@@ -204,6 +204,7 @@ async def show(
         "init_hash": recorded.init_room,
         "info_hash": recorded.info_hash,
         "tunnel_ca": state.tunnel_ca[:SHORT_HASH],
+        "tunnel_ca_certificate": recorded.tunnel_ca,
         "rotating_since": former.replaced_at if former else "",
         "tunnel_cas": ca_data(used.tunnel_cas, "tunnels"),
         "pod_cas": ca_data(used.pod_cas, "pods"),
