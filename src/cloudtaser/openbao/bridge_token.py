@@ -9,10 +9,11 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from cloudtaser.errors import UsageError
+from cloudtaser.errors import CloudtaserError, UsageError
 from cloudtaser.openbao import policies
-from cloudtaser.openbao.client import OpenBao
+from cloudtaser.openbao.client import CasConflict, OpenBao
 from cloudtaser.openbao.clusters import not_registered, open_layout, registered_spaces
 from cloudtaser.openbao.layout import (
     ADMIN_PROXY_POLICY,
@@ -106,15 +107,36 @@ def networks(cidrs: Sequence[str]) -> list[str]:
     return [_network(cidr) for cidr in cidrs]
 
 
-async def bridge_rights(steps: Steps, layout: Layout, spaces: policies.Spaces | None = None) -> None:
-    """Have the policies that all bridges' tokens share; `spaces` are those of the registered clusters."""
-    if spaces is None:
-        spaces = [] if layout.has_namespaces else await registered_spaces(steps.client, layout)
-    served = list(spaces)
-    system, policy = layout.system_namespace, policies.bridge_policy(layout, served)
-    await steps.policy(system, BRIDGE_POLICY, policy, "what a bridge may do")
-    policy = policies.admin_proxy_policy(layout, served)
-    await steps.policy(system, ADMIN_PROXY_POLICY, policy, "what a bridge may do for an administrator")
+async def bridge_rights(
+    steps: Steps, layout: Layout, *, beside: tuple[str, Space] | None = None, without: str = ""
+) -> None:
+    """Have the policies that all bridges' tokens share.
+
+    Without namespaces they name the space of each registered cluster: `beside` that of one which is about to
+    be, `without` not that of one which is going. Of several that write them at once none undoes another's.
+    """
+    system = layout.system_namespace
+    for name, make, why in _SHARED:
+        for _ in range(_TIMES):
+            version, served = None, {}
+            if not layout.has_namespaces:  # the version first: whoever registers meanwhile changes it
+                version = await steps.policy_version(system, name)
+                served = dict(await registered_spaces(steps.client, layout, without=without))
+                served |= dict([beside]) if beside else {}
+            try:
+                await steps.policy(system, name, make(layout, sorted(served.items())), why, version=version)
+            except CasConflict:
+                continue
+            break
+        else:
+            raise CloudtaserError("the policy is being changed over and over", on=name, fix="run it again")
+
+
+_TIMES: Final = 8  # others who register at the same moment
+_SHARED: Final = (
+    (BRIDGE_POLICY, policies.bridge_policy, "what a bridge may do"),
+    (ADMIN_PROXY_POLICY, policies.admin_proxy_policy, "what a bridge may do for an administrator"),
+)
 
 
 async def space_of(client: OpenBao, layout: Layout, fingerprint: str) -> Space:

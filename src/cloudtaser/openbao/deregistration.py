@@ -8,7 +8,7 @@ from __future__ import annotations
 from cloudtaser.errors import CloudtaserError
 from cloudtaser.openbao.bridge_token import bridge_rights
 from cloudtaser.openbao.client import OpenBao
-from cloudtaser.openbao.clusters import open_layout, registered_spaces
+from cloudtaser.openbao.clusters import open_layout
 from cloudtaser.openbao.errors import NotFoundError
 from cloudtaser.openbao.layout import Layout, Space
 from cloudtaser.openbao.records import Records
@@ -50,7 +50,7 @@ async def deregister(
     if name is not None:
         space = layout.space(name)
         if not layout.has_namespaces:  # there the bridges' policies name each space
-            await bridge_rights(steps, layout, await registered_spaces(client, layout, without=fingerprint))
+            await bridge_rights(steps, layout, without=fingerprint)
         await _empty_space(steps, space)
         if purge:
             await delete(steps, layout, space)

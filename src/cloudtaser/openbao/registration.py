@@ -18,7 +18,7 @@ from cloudtaser.openbao import policies, pregenerated
 from cloudtaser.openbao.authorities import Authority, ensure_authority
 from cloudtaser.openbao.bridge_token import bridge_rights
 from cloudtaser.openbao.client import OpenBao
-from cloudtaser.openbao.clusters import open_layout, registered_spaces
+from cloudtaser.openbao.clusters import open_layout
 from cloudtaser.openbao.form import Form
 from cloudtaser.openbao.grants import restore_grants
 from cloudtaser.openbao.layout import (
@@ -102,8 +102,7 @@ async def register(
     await claim(steps, layout, place, fingerprint)
     tunnel_ca, pod_ca = await _set_up_space(steps, place, fingerprint, recorded, moment)
     await restore_grants(steps, layout, place, fingerprint)
-    others = [] if layout.has_namespaces else await registered_spaces(client, layout, without=fingerprint)
-    await bridge_rights(steps, layout, sorted([*others, (fingerprint, place)]))
+    await bridge_rights(steps, layout, beside=(fingerprint, place))
     pregenerate = pregenerate or (recorded is not None and recorded.pregenerated)
     if pregenerate:
         both = Authorities(tunnel_ca.pem, pod_ca.pem) if tunnel_ca and pod_ca else None
@@ -146,6 +145,8 @@ async def register(
         steps.actions.append(Action("POST", layout.system_namespace, path, why, True))
         if not dry_run:
             await records.write_registered(wanted, version)
+            if not layout.has_namespaces:  # another's registration may not have seen this one yet
+                await bridge_rights(Steps(client), layout)
     return RegistrationResult(
         fingerprint=fingerprint,
         space=place,

@@ -78,10 +78,20 @@ class Steps:
         else:
             await self.do("POST", namespace, path, why, body)
 
-    async def policy(self, namespace: str, name: str, policy: Policy, why: str) -> None:
-        """Have an ACL policy of that name and content."""
-        body = {"policy": json.dumps(policy, indent=2)}
+    async def policy(
+        self, namespace: str, name: str, policy: Policy, why: str, *, version: int | None = None
+    ) -> None:
+        """Have an ACL policy of that name and content; CasConflict unless `version`, where one is given, is
+        still what is there."""
+        body: Json = {"policy": json.dumps(policy, indent=2)}
+        body |= {"cas": version} if version is not None else {}
         await self.ensure(namespace, f"{_POLICIES}/{name}", body, why, holds=_same_policy)
+
+    async def policy_version(self, namespace: str, name: str) -> int | None:
+        """Version of an ACL policy; None where there is none, or the server counts none."""
+        current = await self.find(namespace, f"{_POLICIES}/{name}") or {}
+        version = current.get("version")
+        return version if isinstance(version, int) else None
 
     async def remove_policy(self, namespace: str, name: str, why: str) -> None:
         """Have no ACL policy of that name."""

@@ -6,6 +6,7 @@ differs in as far as cloudtaser is concerned.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from cloudtaser.demo.openbao import DevServer, start_dev
 from cloudtaser.errors import CloudtaserError, NotAuthorisedError, UsageError
+from cloudtaser.openbao.bridge_login import make_bridge_login
 from cloudtaser.openbao.bridge_token import make_bridge_token
 from cloudtaser.openbao.client import OpenBao
 from cloudtaser.openbao.clusters import list_clusters, show
@@ -135,6 +137,12 @@ async def test_everybody_who_holds_a_token_of_cloudtasers_tells_the_layout(
     made = await make_bridge_token(root, "eu-9", clusters=[cluster.fingerprint])
     async with OpenBao(server.address, token=made.token) as bridge:
         assert (await Layout.detect(bridge)).form is Form.MOUNTS
+    login = await make_bridge_login(root, "eu-8", clusters=[cluster.fingerprint])
+    credentials = {"role_id": login.role_id, "secret_id": login.secret_id.reveal_text()}
+    async with OpenBao(server.address) as client:
+        answer = await client.request("POST", f"auth/{login.mount}/login", body=credentials)
+        client.set_token(Secret(answer["auth"]["client_token"]))
+        assert (await Layout.detect(client)).form is Form.MOUNTS
     operator_role = cluster.space.role("cloudtaser-operator")
     async with await cluster.log_in(operator_role, cluster.operator_token()) as operator:
         assert (await Layout.detect(operator)).form is Form.MOUNTS
@@ -189,6 +197,18 @@ async def test_a_registration_killed_after_any_request_is_whole_after_another_ru
         again = await register(root, fingerprint)
         assert not again.changed, f"killed after request {last}: {[a for a in again.actions if a.changed]}"
         await deregister(root, fingerprint, purge=True)
+
+
+async def test_clusters_that_are_registered_at_once_are_all_served(root: OpenBao) -> None:
+    fingerprints = [new_fingerprint() for _ in range(4)]
+    await asyncio.gather(*(register(root, fingerprint) for fingerprint in fingerprints))
+    policy = json.loads((await root.find("sys/policies/acl/cloudtaser-bridge") or {})["policy"])
+    for fingerprint in fingerprints:
+        assert MOUNTS.space(fingerprint).login_config in policy["path"]
+        assert not (await register(root, fingerprint)).changed
+    await asyncio.gather(*(deregister(root, fingerprint, purge=True) for fingerprint in fingerprints))
+    policy = json.loads((await root.find("sys/policies/acl/cloudtaser-bridge") or {})["policy"])
+    assert not any(MOUNTS.space(fingerprint).login_config in policy["path"] for fingerprint in fingerprints)
 
 
 async def test_a_space_of_another_cluster_is_refused_and_space_is_the_way_out(
