@@ -39,11 +39,13 @@ class VaultWriter:
         *,
         on_trouble: Callable[[CloudtaserError], None] = lambda _: None,
         remembered: int = REMEMBERED,
+        retry: float = START_RETRY,
     ) -> None:
         """`client` is the writer's own; `on_trouble` hears of every failure with the token."""
         self._client = client
         self._keeper = TokenKeeper(client, source, on_trouble=on_trouble)
         self._on_trouble = on_trouble
+        self._retry = retry
         self._remembered = remembered
         self._recent: OrderedDict[tuple[str, str], tuple[int, bytes]] = OrderedDict()
         self._key = secrets.token_bytes(32)
@@ -58,7 +60,7 @@ class VaultWriter:
             except CloudtaserError as error:
                 self._on_trouble(error)
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(START_RETRY):
+                    async with asyncio.timeout(self._retry):
                         await stop.wait()
             else:
                 await self._keeper.run(stop)

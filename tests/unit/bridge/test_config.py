@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cloudtaser.bridge.admin_rules import DEFAULT
 from cloudtaser.bridge.config import Config, StatusRequest, parse
 from cloudtaser.bridge.config_login import TokenFileLogin
 from cloudtaser.errors import ConfigError
@@ -136,3 +137,22 @@ def test_status_needs_the_socket_only() -> None:
     assert parse(["status"], {}) == StatusRequest("/run/cloudtaser/bridge.sock")
     assert parse(["status", "--status-socket", "/tmp/s"], {}) == StatusRequest("/tmp/s")
     assert parse(["status"], {"CLOUDTASER_BRIDGE_STATUS_SOCKET": "/x"}) == StatusRequest("/x")
+
+
+def test_about_administrators(tmp_path: Path) -> None:
+    plain = read().admin
+    assert (plain.token_file, plain.rules, str(plain.rate)) == (None, DEFAULT, "10/100")
+    file = tmp_path / "token"
+    file.write_text("s.canary")
+    told = read(
+        "--admin-token-file",
+        str(file),
+        CLOUDTASER_BRIDGE_ADMIN_ALLOW="identity/*",
+        CLOUDTASER_BRIDGE_RATE_ADMIN="1/2",
+    ).admin
+    assert told.token_file == str(file)
+    assert told.rules.lets(b"GET", "identity/entity")
+    assert str(told.rate) == "1/2"
+    for flag, value in (("token-file", "/nowhere"), ("allow", "sys/raw/*"), ("allow", "*")):
+        with pytest.raises(ConfigError, match=f"--admin-{flag}"):
+            read(f"--admin-{flag}", value)

@@ -16,6 +16,7 @@ from cloudtaser.bridge.limits import Buckets, Rate
 from cloudtaser.bridge.migration import Admin
 from cloudtaser.bridge.session import Times
 from cloudtaser.bridge.vault_writer import VaultWriter
+from cloudtaser.demo.tokens import PodReference
 from cloudtaser.openbao.client import OpenBao
 from cloudtaser.openbao.login import TokenValue
 from cloudtaser.secret import Secret
@@ -292,3 +293,55 @@ async def test_an_unknown_key_is_looked_for_once() -> None:
         assert answer.status == 403
         assert bridge.refetched == 1
         assert bridge.lines[-1]["reason"] == "unknown_key"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"service_account": "cloudtaser-operator"}, "wrong_subject"),
+        ({"namespace": "shop"}, "wrong_subject"),
+        ({"pod": PodReference("x", "0f0f0f0f-0000-4000-8000-000000000001")}, "wrong_subject"),
+        ({"audiences": ["cloudtaser:aaaaaaaa"]}, "wrong_audience"),
+        ({"audiences": ["cloudtaser-admin:aaaaaaaa", "cloudtaser:aaaaaaaa"]}, "wrong_audience"),
+        ({"audiences": ["cloudtaser-admin:bbbbbbbb"]}, "wrong_audience"),
+        ({"seconds": 901}, "long_lived"),
+        ({"seconds": -60}, "expired"),
+        ({"iat": 1}, "long_lived"),
+        ({"iss": "https://elsewhere"}, "wrong_issuer"),
+    ],
+)
+async def test_only_the_right_token_is_let_in(changes: dict[str, Any], reason: str) -> None:
+    async with admin_stream(stores) as (client, bridge, server):
+        answer = await migrate(client, jwt=SPACE.admin_jwt(**changes))
+        assert not server.lines
+    assert answer.status == 403
+    assert bridge.lines[0]["reason"] == reason
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["secret/data/shop", "secret/metadata/shop/x", "transit/keys/x", "sys/raw/x/y", "secretx/data/shop/x"],
+)
+async def test_only_secrets_of_a_namespace_can_be_named(path: str) -> None:
+    async with admin_stream(stores) as (client, bridge, server):
+        assert (await migrate(client, Migration(path, {"x": CANARY}))).status == 400
+        assert not server.lines
+        assert not bridge.services.admin.taken
+    assert bridge.lines[0]["reason"] == "migration_path"
+
+
+async def test_where_the_space_is_mounts_in_the_root_the_secret_lies_under_its_prefix() -> None:
+    seen = b""
+
+    async def remembers(line: Line) -> None:
+        nonlocal seen
+        seen = await line.request()
+        await line.say(STORED)
+
+    async with admin_stream(remembers) as (client, bridge, _):
+        bridge.cluster.registered = replace(bridge.cluster.registered, namespace="")
+        assert (await migrate(client)).status == 200
+        shown = await client.ask("GET", "/v1/sys/policies/acl", token="s.abcdefghijklmnopqrstuvwx")
+        assert shown.status == 403, "what sys/ shows there is of all clusters"
+    assert seen.startswith(b"POST /v1/cloudtaser-aaaaaaaa/secret/data/shop/db HTTP/1.1")
+    assert b"x-vault-namespace" not in seen.lower()
