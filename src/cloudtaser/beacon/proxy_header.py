@@ -65,7 +65,6 @@ def parse(header: bytes) -> str | None:
 def _check_extensions(header: bytes, position: int) -> None:
     """The type-length-values behind the addresses fill the header exactly, and the checksum holds if one
     is there. What they say is not used."""
-    checked = False
     while position < len(header):
         value = position + 3
         end = value + int.from_bytes(header[position + 1 : value], "big")
@@ -73,9 +72,8 @@ def _check_extensions(header: bytes, position: int) -> None:
             raise ProtocolError("a PROXY header whose extensions do not fit into it")
         if header[position] == _CRC32C:
             blank = header[:value] + bytes(4) + header[end:]
-            if checked or end - value != 4 or crc32c(blank) != int.from_bytes(header[value:end], "big"):
+            if end - value != 4 or crc32c(blank) != int.from_bytes(header[value:end], "big"):
                 raise ProtocolError("a PROXY header with a wrong checksum")
-            checked = True
         position = end
 
 

@@ -242,8 +242,6 @@ class Passage(asyncio.Protocol):
             self.outcome.set_exception(error)
             with contextlib.suppress(asyncio.CancelledError):
                 self.outcome.exception()  # nobody has to ask
-        if self._transport is not None:
-            self._transport.abort()
 
 
 DIRECT: Final = Proxies()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
@@ -58,6 +59,18 @@ async def test_both_sides_of_every_cluster_land_at_the_same_beacon(fleet: Fleet)
     assert sum([await beacon.metric("proxy_headers_total") for beacon in fleet.beacons]) >= 120
     for recorder in met:
         recorder.transport.abort()
+
+
+async def test_the_beacon_behind_knows_the_source_from_the_balancer(fleet: Fleet) -> None:
+    def babble() -> bytes:
+        plain = socket.create_connection(("127.0.0.1", fleet.port), 10, ("127.1.2.3", 0))
+        with plain, INSECURE.wrap_socket(plain, server_hostname="0badcafe.localhost") as tls:
+            tls.sendall(b"no hello at all")
+            return tls.recv(100)
+
+    assert await asyncio.to_thread(babble) == b"H\0\0"
+    logs = [beacon.part.log.read_text() for beacon in fleet.beacons]
+    assert sum('"bad hello"' in log and '"source": "127.1.2.0/24"' in log for log in logs) == 1
 
 
 async def test_a_party_that_parked_while_its_beacon_was_away_is_met_after_its_stay(fleet: Fleet) -> None:

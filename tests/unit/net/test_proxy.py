@@ -14,13 +14,17 @@ from cloudtaser.errors import ConfigError, ProtocolError, UnavailableError
 from cloudtaser.net import tls
 from cloudtaser.net.dial import Address, dial_tcp, dial_tls
 from cloudtaser.net.proxy import DIRECT, Proxies, Proxy
+from cloudtaser.net.rendezvous import meet
 from cloudtaser.net.tls import UntrustedError
+from cloudtaser.wire.hashes import route_key
+from cloudtaser.wire.rendezvous import Role
 from tests.unit.net import parties
 from tests.unit.net.forward_proxy import ForwardProxy, forward_proxy
 from tests.unit.net.wires import Recorder
 
 TARGET = Address("target.example", 8200)
 PROXY_CA = parties.authority("proxy")
+ROOM = bytes(range(32))
 PASSWORD = "canary-password"
 
 
@@ -241,6 +245,19 @@ async def test_an_https_proxy_is_checked_and_tls_runs_in_tls(tmp_path: Path) -> 
         transport.close()
         with pytest.raises(UnavailableError, match=r"no TLS with the proxy: .*certificate verify failed"):
             await dial_tls(TARGET, Recorder, client, proxies=proxies(proxy, "https"))
+
+
+async def test_a_fleets_route_key_stays_in_the_server_name_and_the_proxy_is_asked_for_the_host() -> None:
+    names: list[str | None] = []
+    context = tls.pod_server(parties.tunnel_ca().issue(names=["*.fleet.example"]))
+    context.sni_callback = lambda _, name, __: names.append(name)
+    client = tls.pod_client(parties.tunnel_ca().pem)
+    fleet = Address.parse("*.fleet.example:443")
+    async with echo(context) as target, forward_proxy(target) as proxy:
+        with pytest.raises(ProtocolError, match="an answer that no beacon gives"):  # it echoes the hello
+            await meet(fleet, Role.BRIDGE, ROOM, client, Recorder(), proxies=proxies(proxy))
+        assert names == [f"{route_key(ROOM)}.fleet.example"]
+        assert proxy.requests[0].startswith(b"CONNECT fleet.example:443 HTTP/1.1\r\n")
 
 
 @pytest.mark.parametrize(
