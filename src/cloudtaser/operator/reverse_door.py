@@ -20,7 +20,7 @@ from cloudtaser.operator.config import Listen
 from cloudtaser.operator.reverse import Reverse, ReverseLimits
 from cloudtaser.operator.reverse_certificate import OuterCertificate
 from cloudtaser.operator.reverse_metrics import ReverseMetrics
-from cloudtaser.wire.rendezvous import MAGIC
+from cloudtaser.wire.rendezvous import FAMILY, MAGIC
 from cloudtaser.wire.sources import SourceLimiter, blurred, source_of
 
 if TYPE_CHECKING:  # brings the gRPC library, which only reverse mode needs
@@ -129,7 +129,7 @@ class ReverseDoor:
 
     def take(self, source: str, said: bytes) -> asyncio.Protocol | None:
         """What goes on with a connection whose first bytes are `said`; None when they are nothing of ours."""
-        if said.startswith(MAGIC):
+        if said.startswith(FAMILY):  # the guest's own reader tells another release from nonsense
             self._metrics.connections.labels("tls").inc()
             return self._reverse.welcome(source)
         if said.startswith(HTTP2_PREFACE):

@@ -12,7 +12,9 @@ from typing import Final
 
 from cloudtaser.errors import ProtocolError
 
-MAGIC: Final = b"CTB1"
+FAMILY: Final = b"CTB"
+MAGIC: Final = FAMILY + b"1"
+"""Every hello of ours begins with the family and one digit, its version."""
 HELLO_SIZE: Final = 40
 ROOM_SIZE: Final = 32
 PARKED: Final = b"W"
@@ -60,15 +62,15 @@ class Hello:
     @staticmethod
     def decode(data: bytes) -> Hello:
         """The hello in exactly 40 bytes. ProtocolError on anything else."""
+        if data[:4] != MAGIC and data.startswith(FAMILY) and data[3:4].isdigit():
+            theirs, ours = data[:4].decode(), MAGIC.decode()
+            raise ProtocolError(
+                f"a hello of a newer or older release: it speaks {theirs}, we {ours}",
+                fix="upgrade the older of the two",
+            )
         if len(data) != HELLO_SIZE:
             raise ProtocolError(f"a hello has {HELLO_SIZE} bytes, not {len(data)}")
         if data[:4] != MAGIC:
-            if data[:3] == MAGIC[:3] and data[3:4].isdigit():
-                theirs, ours = data[:4].decode(), MAGIC.decode()
-                raise ProtocolError(
-                    f"a hello of a newer or older release: it speaks {theirs}, we {ours}",
-                    fix="upgrade the older of the two",
-                )
             raise ProtocolError("a hello with the wrong magic")
         if data[4] not in (Role.BRIDGE, Role.BROKER):
             raise ProtocolError("a hello with an unknown role")

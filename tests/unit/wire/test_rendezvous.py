@@ -121,5 +121,8 @@ def test_a_hello_of_another_release_is_named_as_one(magic: bytes) -> None:
     hello = magic + Hello(Role.BRIDGE, bytes(32)).encode()[4:]
     with pytest.raises(ProtocolError, match=f"newer or older release: it speaks {magic.decode()}, we CTB1"):
         Hello.decode(hello)
+    for other_length in (hello[:4], hello[:30], hello + b"more"):
+        with pytest.raises(ProtocolError, match="newer or older release"):
+            Hello.decode(other_length)
     with pytest.raises(ProtocolError, match="wrong magic"):
         Hello.decode(b"SSH-" + hello[4:])
