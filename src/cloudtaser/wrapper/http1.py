@@ -1,8 +1,8 @@
 """HTTP/1.1 as OpenBao and the bridge speak it: one request written, one response read, nothing guessed.
 
-`connection` moves the bytes. As strict as `wire.http1`: CRLF only, one body length and no second opinion
-about it, no folding, no unknown transfer coding, everything bounded. The body goes straight into a
-`Buffer`.
+`connection` moves the bytes. As strict as `wire.http1`, with which it shares test vectors: CRLF only, one
+body length and no second opinion about it, no folding, no unknown transfer coding, everything bounded. The
+body goes straight into a `Buffer`.
 """
 
 from cloudtaser.wrapper.buffers import Buffer
@@ -131,6 +131,8 @@ class ResponseReader:
             name, value = _header(line)
             if name in headers and name in (b"content-length", b"transfer-encoding"):
                 raise HttpError("two lengths")
+            if name in (b"content_length", b"transfer_encoding"):
+                raise HttpError("a header that could pass for another")
             headers[name] = value if name not in headers else headers[name] + b", " + value
         if 100 <= status < 200:
             if status == 101:
@@ -155,7 +157,7 @@ class ResponseReader:
             self._state = _CHUNK_LINE
             return
         if length is not None:
-            if not length.isdigit() or len(length) > _MAX_DIGITS:
+            if not length.isdigit() or len(length) > _MAX_DIGITS or (length[:1] == b"0" and length != b"0"):
                 raise HttpError("a length that is no number")
             self._remaining = int(length)
         elif status not in (204, 304):
