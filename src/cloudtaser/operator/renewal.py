@@ -35,8 +35,8 @@ RENEW_AT: Final = 2 / 3
 TRIES_THROUGH_TUNNELS: Final = 3
 PAUSE: Final = 5.0
 """Least seconds between two certificates."""
-REFUSED_PAUSE: Final = 30.0
-"""The same where bridges refuse what we have: refused tunnels must not make a storm of returns."""
+DEMAND_PAUSE: Final = 30.0
+"""Least seconds between two that bridges caused, by a hint or by refusing what we have."""
 HINT_SPREAD: Final = 8.0
 """Within so many seconds a hint is followed: every bridge gives one, and replicas should not come at once."""
 
@@ -62,13 +62,14 @@ class Renewal:
         *,
         clock: Callable[[], float] = time.time,
         pause: float = PAUSE,
-        refused_pause: float = REFUSED_PAUSE,
+        demand_pause: float = DEMAND_PAUSE,
         hint_spread: float = HINT_SPREAD,
     ) -> None:
-        """`pause`, `refused_pause`: least seconds between two certificates; `hint_spread`: most seconds from
-        a hint to its renewal."""
+        """`pause`: least seconds between two certificates, `demand_pause` between two that bridges caused;
+        `hint_spread`: most seconds from a hint to its renewal, apart from that."""
         self._pause = pause
-        self._refused_pause = refused_pause
+        self._demand_pause = demand_pause
+        self._demanded_at = float("-inf")
         self._hint_spread = hint_spread
         self._config = config
         self._manager = manager
@@ -120,16 +121,18 @@ class Renewal:
     async def _until_due(self, certified: Certified) -> None:
         """Until the certificate is due, or bridges refuse it, or one hints at something new."""
         due = renewal_time(certified.not_before, certified.not_after, random.random())  # noqa: S311
-        loop = asyncio.get_running_loop()
-        since = loop.time()
         await asyncio.sleep(self._pause)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, due - self._clock())):
                 await self._urgent.wait()
-        if self._refused:
-            await asyncio.sleep(since + self._refused_pause - loop.time())
-        elif self._hinted is not None:
-            await asyncio.sleep(random.uniform(0.0, self._hint_spread))  # noqa: S311  # spreads replicas
+        if not self._urgent.is_set():
+            return
+        loop = asyncio.get_running_loop()
+        wait = self._demanded_at + self._demand_pause - loop.time()
+        if not self._refused:
+            wait = max(wait, random.uniform(0.0, self._hint_spread))  # noqa: S311  # spreads replicas
+        await asyncio.sleep(max(0.0, wait))
+        self._demanded_at = loop.time()
 
     async def _through_tunnel(self, current: Certified, preferred: Link | None) -> Certified | None:
         """The return exchange in a `renew` stream; None when that failed, which is logged."""

@@ -93,6 +93,7 @@ class Rig:
         self.manager = FakeManager(trust=TUNNEL.trust)
         self.metrics = Metrics()
         self.bridges: list[object] = []
+        self.demand_pause = 0.1
         self.renewal: Renewal
         self.tasks: list[asyncio.Task[None]] = []
 
@@ -107,7 +108,7 @@ class Rig:
             cast("Tunnels", self.tunnels),
             self.metrics,
             pause=0.05,
-            refused_pause=0.1,
+            demand_pause=self.demand_pause,
             hint_spread=0.05,
         )
         self.tasks.append(asyncio.ensure_future(self.renewal.run()))
@@ -247,6 +248,20 @@ async def test_a_hint_from_a_bridge_that_is_gone_renews_through_another(rig: Rig
     gone.tunnel.abort()
     rig.renewal.hint(gone)
     assert [name(identity) for identity in await rig.used(2)] == ["room1", "renewed"]
+
+
+async def test_bridges_that_ask_on_and_on_are_not_followed_more_often_than_it_is_good(rig: Rig) -> None:
+    rig.demand_pause = 0.4
+    link = await rig.tunnel()
+    rig.accept_renewals()
+    rig.run(FakeEnrol(dt.timedelta(hours=24)))
+    await rig.used(1)
+    began = asyncio.get_running_loop().time()
+    for count in (2, 3, 4):
+        rig.renewal.hint(link)
+        await rig.used(count)
+        rig.renewal.hint(link)
+    assert asyncio.get_running_loop().time() - began >= 0.8
 
 
 async def test_a_rotation_is_followed_through_the_tunnel_and_never_forgotten(rig: Rig) -> None:
