@@ -27,7 +27,8 @@ from cloudtaser.bridge.migration import Admin
 from cloudtaser.bridge.one_cluster import OneCluster
 from cloudtaser.bridge.registry import Registry, Snapshot
 from cloudtaser.bridge.session import Services, pod_protocol
-from cloudtaser.bridge.station import Shared, Station
+from cloudtaser.bridge.shared import Shared
+from cloudtaser.bridge.station import Station
 from cloudtaser.bridge.status import StatusSocket
 from cloudtaser.bridge.tally import Line, Tally
 from cloudtaser.bridge.upstream import Upstream

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -20,28 +19,28 @@ from cloudtaser.bridge.bootstrap import Responder, Signed
 from cloudtaser.bridge.cluster import Cluster
 from cloudtaser.bridge.control import Control
 from cloudtaser.bridge.csr import CertificateRequest
-from cloudtaser.bridge.doors import Door, Ways
+from cloudtaser.bridge.doors import Door
 from cloudtaser.bridge.identity import Certificates
 from cloudtaser.bridge.keys import KeyKeeper
-from cloudtaser.bridge.leaves import Leaves, StoredLeaves
+from cloudtaser.bridge.leaves import StoredLeaves
 from cloudtaser.bridge.one_cluster import GivenKeys
 from cloudtaser.bridge.parker import Parker
 from cloudtaser.bridge.parking import LONELY_AFTER
 from cloudtaser.bridge.reads import ReadKeeper
 from cloudtaser.bridge.reception import ComingBack, FirstTime
 from cloudtaser.bridge.registry import Room, Snapshot
+from cloudtaser.bridge.revocations import Revocations
 from cloudtaser.bridge.rooms import Invite, Place, Rooms, places
-from cloudtaser.bridge.session import Session
+from cloudtaser.bridge.shared import Shared
 from cloudtaser.bridge.tokens import KeySet
 from cloudtaser.bridge.tunnels import Tunnels
 from cloudtaser.errors import CloudtaserError, ProtocolError, UnavailableError
 from cloudtaser.net.log import get_logger
 from cloudtaser.net.rendezvous import BeaconRefusedError
 from cloudtaser.openbao import pki
-from cloudtaser.openbao.client import OpenBao
 from cloudtaser.openbao.layout import Space
 from cloudtaser.openbao.pki import PkiRole
-from cloudtaser.openbao.records import Initialized, Records, Registered, Revoked, Served, instant, seconds
+from cloudtaser.openbao.records import Initialized, Registered, Served, instant, seconds
 from cloudtaser.secret import Secret
 from cloudtaser.wire.hashes import operational_room, return_room
 from cloudtaser.wire.names import broker_uri
@@ -50,44 +49,10 @@ from cloudtaser.wire.rendezvous import Refusal
 
 SETTLING: Final = 30.0
 """Seconds in which a poll that was under way may not yet show an initialisation that happened here."""
-SOON: Final = 3600.0
-"""Seconds ahead for which a revocation is timed; what is later is left to later polls."""
 POD_CA_AFTER: Final = 20.0
 """Seconds after a rotation from which pods are handed the next CA: by then every bridge serves it."""
 
 _log = get_logger("bridge.station")
-
-
-@dataclass(frozen=True, slots=True)
-class Shared:
-    """What all stations of a bridge share."""
-
-    client: OpenBao
-    records: Records
-    bridge_id: str
-    ways: Ways
-    """The doors to each cluster's operator."""
-    certificate_ttl: float
-    now: Callable[[], float]
-    """The wall clock, seconds since the epoch."""
-    serve: Callable[[Cluster, Opening], asyncio.Protocol]
-    """The data plane: what takes a pod's or the operator's stream."""
-    failed: Callable[[str, str, str, CloudtaserError], None]
-    """Counts and mentions a failure: what, for whom, where, why."""
-    reachable: Callable[[Door], None]
-    """A beacon or broker took one of us in."""
-    keys_changed: Callable[[Cluster, str], None]
-    """An event to audit."""
-    retire_pods: Callable[[Cluster, frozenset[str]], list[Session]]
-    """Winds up the sessions of pods that pin another CA than these; those that need more time."""
-    changed: Callable[[], None]
-    """Something that `source status` shows."""
-    before: Callable[[str], Served | None] = lambda _: None
-    """How an earlier run of this bridge, a moment ago, served that cluster."""
-    files: tuple[Leaves, ...] = ()
-    """Certificates given in files; none unless the bridge was told of some."""
-    drain: float = 30.0
-    """Seconds that streams under a retired CA get to end."""
 
 
 class Station:
@@ -121,7 +86,7 @@ class Station:
         self._initialized_here = float("-inf")
         self._served_since: dict[str, float] = {}  # pod CAs by label; the wall clock
         self._generation = _generation(registered)
-        self._revoking: asyncio.TimerHandle | None = None
+        self._strangers = 0
         self._draining = False
         keeper = KeyKeeper if registered.created_at else GivenKeys  # without a registration
         self._keys = keeper(
@@ -153,6 +118,7 @@ class Station:
             on_change=lambda: None,
             on_failed=self._failed,
         )
+        self._revocations = Revocations(self.cluster, shared.now, self.tunnels.close_revoked)
         before = shared.before(fingerprint)
         if before is not None:
             self.cluster.pod_cas.carry(before.pod_cas)
@@ -177,7 +143,7 @@ class Station:
             self._generation = _generation(snapshot.registered)
             self._shared.changed()
         cluster.grants = snapshot.grants
-        self._revoke(snapshot.revoked)
+        self._revocations.observe(snapshot.revoked)
         if snapshot.initialized is not None:
             cluster.initialized = snapshot.initialized
             self._keys.observe(snapshot.initialized, snapshot.keys, snapshot.keys_version)
@@ -194,16 +160,16 @@ class Station:
             await self._keys.attend()
         finally:
             self._enter(rooms)
-        self.tunnels.hint_renewals(self._authorities.tunnel[0], _outdated(snapshot.revoked), anew=anew)
+        self.tunnels.hint_renewals(self._authorities.tunnel[0], self._revocations.outdated, anew=anew)
         self._mention_loneliness()
+        self._mention_strangers()
 
     async def close(self) -> None:
         """Leave all rooms and close all tunnels at once."""
         self._on_close()
         self._draining = True
         self._enter(frozenset())
-        if self._revoking is not None:
-            self._revoking.cancel()
+        self._revocations.close()
         await self._rooms.close()
         await self.tunnels.close()
         await self._keys.close()
@@ -247,6 +213,7 @@ class Station:
             "logins_open": self._keys.installed,
             "certificate_ends": self._certificates.not_after,
             "rotating": len(self._authorities.tunnel) > 1 or len(self._authorities.pod) > 1,
+            "pods_turned_away": cluster.pod_cas.strangers,
             "tunnel_cas": {one.id: self.tunnels.count(one) for one in self._authorities.tunnel},
             "pod_cas": {label: use.pods for label, use in cluster.pod_cas.uses(self._shared.now()).items()},
         }
@@ -326,6 +293,16 @@ class Station:
             )
             self._shared.failed("meeting", self.cluster.fp8, Room.OPERATIONAL.value, error)
 
+    def _mention_strangers(self) -> None:
+        count = self.cluster.pod_cas.strangers
+        if count > self._strangers:
+            error = UnavailableError(
+                f"{count - self._strangers} connections of pods that pin a pod CA which is not served",
+                fix="restart the pods that started before the last rotation of the CAs",
+            )
+            self._strangers = count
+            self._failed("pods", error)
+
     def _coming_back(self, authority: Authority, broker: str | None) -> ComingBack:
         """In the room of that CA, or in a tunnel under it: the bridge proves itself under the same."""
         prove = partial(self._certificates.proof, authority)
@@ -400,22 +377,6 @@ class Station:
             for session in self._shared.retire_pods(self.cluster, labels):
                 asyncio.get_running_loop().call_later(self._shared.drain, session.abort)
 
-    def _revoke(self, revoked: Revoked) -> None:
-        """Close what is revoked now, and what is to be later at its time, not with the poll after it."""
-        now = self._shared.now()
-        try:
-            self.cluster.revoked = revoked.numbers(now)
-            due = seconds(revoked.pending_from) if revoked.pending_from else now
-        except ValueError:
-            raise ProtocolError("the record of revoked serials is damaged") from None
-        self.tunnels.close_revoked()
-        if self._revoking is not None:
-            self._revoking.cancel()
-            self._revoking = None
-        if 0 < due - now < SOON:
-            loop = asyncio.get_running_loop()
-            self._revoking = loop.call_later(due - now, self._revoke, revoked)
-
     def _serve(self, opening: Opening) -> asyncio.Protocol | None:
         if self.cluster.pod_context is None or not self._keys.installed:
             return None
@@ -428,8 +389,3 @@ class Station:
 def _generation(registered: Registered) -> tuple[str, str]:
     """Changes when certificates of before are to be replaced."""
     return registered.tunnel_ca, registered.rotated_at
-
-
-def _outdated(revoked: Revoked) -> frozenset[int]:
-    """Serials that will not count for much longer."""
-    return frozenset(int(serial.replace(":", ""), 16) for serial in revoked.pending)

@@ -133,12 +133,7 @@ class _Run:
             former.append(await recorded_issuer(steps, where, mount, name, pem))
             successors.append(await ensure_successor(steps, where, mount, name, recorded=pem, now=self._now))
         endorsement = await self._endorse(former[0], successors[0])
-        for (mount, name, _), issuer in zip(self._mounts, successors, strict=True):
-            why = f"sign under the next {name} from now on"
-            if issuer is not None:
-                await use_issuer(steps, where, mount, issuer, why)
-            else:
-                await steps.do("POST", where, f"{mount}/config/issuers", why)
+        mounts = self._mounts
         replaced_at = instant(self._now)
         tunnel_ca, pod_ca = successors
         if self._recorded.pregenerated:
@@ -161,6 +156,13 @@ class _Run:
             wanted = self._recorded
         await self._pregenerate(wanted)
         await self._record(wanted, "record the rotation: bridges serve both CAs from now on")
+        # behind the record: cut off here, bridges go on under the former CAs, whose issuers it names
+        for (mount, name, _), issuer in zip(mounts, successors, strict=True):
+            why = f"sign under the next {name} from now on"
+            if issuer is not None:
+                await use_issuer(steps, where, mount, issuer, why)
+            else:
+                await steps.do("POST", where, f"{mount}/config/issuers", why)
         return await self.result(RotationState.STARTED)
 
     async def finish(self, *, force: bool) -> Rotation:

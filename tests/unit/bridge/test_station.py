@@ -12,13 +12,13 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from cloudtaser.bridge import station as station_module
 from cloudtaser.bridge.cluster import Cluster
 from cloudtaser.bridge.config_brokers import Brokers
 from cloudtaser.bridge.doors import Ways
 from cloudtaser.bridge.registry import Room, Snapshot
 from cloudtaser.bridge.session import Session
-from cloudtaser.bridge.station import POD_CA_AFTER, Shared, Station
+from cloudtaser.bridge.shared import Shared
+from cloudtaser.bridge.station import POD_CA_AFTER, Station
 from cloudtaser.bridge.tunnels import TunnelGuest
 from cloudtaser.errors import CloudtaserError, UnavailableError
 from cloudtaser.net.layers import TlsLayer
@@ -259,6 +259,18 @@ async def test_a_bridge_that_starts_during_a_rotation_keeps_what_it_had_counted(
         await house.station.close()
 
 
+async def test_pods_that_pin_a_retired_ca_are_mentioned(house: House) -> None:
+    await house.poll()
+    assert house.failures == []
+    house.station.cluster.pod_cas.strangers += 3
+    await house.poll()
+    await house.poll()
+    (mention,) = house.failures
+    assert "3 connections" in mention
+    assert "restart the pods" in mention
+    assert house.station.status()["pods_turned_away"] == 3
+
+
 async def test_after_a_leaf_rotation_the_bridge_has_itself_certified_anew_at_once(house: House) -> None:
     signed = len(house.openbao.signed)
     await house.poll(rotated_at=instant(time.time()))
@@ -314,16 +326,3 @@ class FakeRequest:
 
     def __init__(self) -> None:
         self.pem = new_key()[1]
-
-
-def test_times_fit_each_other() -> None:
-    assert station_module.SOON > 90, "a rotation of leaves gives ninety seconds"
-
-
-async def test_brokers_that_the_registration_names_are_dialled_from_the_next_poll_on(house: House) -> None:
-    await house.poll(broker_addresses=("127.0.0.1:1",))
-    assert [f"{door.kind} {door}" for door in house.station.doors] == ["broker 127.0.0.1:1"]
-    assert "connection refused (127.0.0.1:1)" in await house.failure(0)
-    await house.poll(broker_addresses=("127.0.0.1:2",))
-    while "127.0.0.1:2" not in await house.failure(house.seen):
-        pass
