@@ -157,9 +157,15 @@ class _Change:
             await records.write_grants(self.fingerprint, record, self.version)
 
 
-async def restore_grants(steps: Steps, layout: Layout, space: Space, fingerprint: str) -> None:
-    """Have a policy and a role for every recorded grant, whatever became of them; `register` completes so."""
-    grants = await Records(steps.client, layout).grants(fingerprint)
+async def restore_grants(
+    steps: Steps, layout: Layout, space: Space, fingerprint: str, grants: Grants | None = None
+) -> None:
+    """Have a policy and a role for every recorded grant, whatever became of them; `register` completes so.
+
+    `grants` are those of the record, unless they are to be recorded yet.
+    """
+    if grants is None:
+        grants = await Records(steps.client, layout).grants(fingerprint)
     if not grants.roles:
         return
     mounts = await own_mounts(steps.client, space)

@@ -286,10 +286,14 @@ class Records:
 
     async def reads(self, fingerprint: str) -> list[Reads]:
         """What every bridge noted of the paths read in a cluster's space."""
-        path = f"{self._layout.state_mount}/metadata/{self._layout.all_reads(fingerprint)}"
-        keys = await self._client.list(path, namespace=self._layout.system_namespace)
-        found = [(await self._read(self._layout.reads(fingerprint, key), Reads))[0] for key in keys]
+        bridges = await self.readers(fingerprint)
+        found = [(await self.reads_of(fingerprint, bridge))[0] for bridge in bridges]
         return [record for record in found if record is not None]
+
+    async def readers(self, fingerprint: str) -> list[str]:
+        """The bridges that noted which paths were read."""
+        path = self._layout.record_path(self._layout.all_reads(fingerprint), "metadata")
+        return await self._client.list(path, namespace=self._layout.system_namespace)
 
     async def reads_of(self, fingerprint: str, bridge_id: str) -> tuple[Reads | None, int]:
         """What one bridge noted, and the record's version."""

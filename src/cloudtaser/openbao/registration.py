@@ -100,7 +100,7 @@ async def register(
     recorded, version = await records.registered_version(fingerprint)
     place = await _choose_space(client, layout, fingerprint, space, recorded)
     await claim(steps, layout, place, fingerprint)
-    tunnel_ca, pod_ca = await _set_up_space(steps, place, fingerprint, recorded, moment)
+    tunnel_ca, pod_ca = await set_up_space(steps, place, fingerprint, recorded, moment)
     await restore_grants(steps, layout, place, fingerprint)
     await bridge_rights(steps, layout, beside=(fingerprint, place))
     pregenerate = pregenerate or (recorded is not None and recorded.pregenerated)
@@ -114,29 +114,23 @@ async def register(
             on=fingerprint,
             fix="leave --join-code away",
         )
-    code = base64.b32encode(secrets.token_bytes(_JOIN_CODE_BYTES)).decode().rstrip("=") if join_code else ""
-    wanted = Registered(
-        fingerprint=fingerprint,
-        created_at=instant(moment),
+    lapsed = recorded is not None and not initialized and recorded.lapsed(moment)
+    # a code lapses with the registration; who asked for one is not let in without
+    strict = join_code or (lapsed and recorded is not None and bool(recorded.join_psk))
+    code = new_join_code() if strict else ""
+    wanted = fresh_record(
+        fingerprint,
+        place,
+        tunnel_ca,
+        pod_ca,
         created_by=created_by,
-        expires_at=instant(moment + UNUSED_SECONDS),
-        init_room=init_room(fingerprint).hex(),
-        info_hash=tunnel_ca.fingerprint if tunnel_ca else "",
-        tunnel_ca=tunnel_ca.pem if tunnel_ca else "",
-        pod_ca=pod_ca.pem if pod_ca else "",
-        space=place.name,
-        namespace=place.namespace,
-        operator_subject=OPERATOR_SUBJECT,
-        join_psk=derive_psk(fingerprint, code).hex() if code else "",
-        policies=place.policies,
-        mounts=place.mounts,
+        code=code,
         broker_addresses=broker_addresses,
-        pregenerated=pregenerate,
+        pregenerate=pregenerate,
+        now=moment,
     )
     if recorded is not None:
-        wanted = _carry_over(
-            wanted, recorded, renew=bool(code) or (not initialized and recorded.lapsed(moment))
-        )
+        wanted = _carry_over(wanted, recorded, renew=bool(code) or lapsed)
     path = layout.record_path(layout.registered(fingerprint))
     if wanted == recorded:
         steps.fine(layout.system_namespace, path, "the registration")
@@ -160,6 +154,44 @@ async def register(
         initialized=initialized,
         expires_at=wanted.expires_at,
     )
+
+
+def fresh_record(
+    fingerprint: str,
+    space: Space,
+    tunnel_ca: Authority | None,
+    pod_ca: Authority | None,
+    *,
+    created_by: str,
+    code: str,
+    broker_addresses: tuple[str, ...],
+    pregenerate: bool,
+    now: float,
+) -> Registered:
+    """The record of a cluster that nobody has come in for yet; of a join code it holds the derived key."""
+    return Registered(
+        fingerprint=fingerprint,
+        created_at=instant(now),
+        created_by=created_by,
+        expires_at=instant(now + UNUSED_SECONDS),
+        init_room=init_room(fingerprint).hex(),
+        info_hash=tunnel_ca.fingerprint if tunnel_ca else "",
+        tunnel_ca=tunnel_ca.pem if tunnel_ca else "",
+        pod_ca=pod_ca.pem if pod_ca else "",
+        space=space.name,
+        namespace=space.namespace,
+        operator_subject=OPERATOR_SUBJECT,
+        join_psk=derive_psk(fingerprint, code).hex() if code else "",
+        policies=space.policies,
+        mounts=space.mounts,
+        broker_addresses=broker_addresses,
+        pregenerated=pregenerate,
+    )
+
+
+def new_join_code() -> str:
+    """128 random bits in base32, for a person to carry from here to the cluster's values."""
+    return base64.b32encode(secrets.token_bytes(_JOIN_CODE_BYTES)).decode().rstrip("=")
 
 
 def _carry_over(wanted: Registered, recorded: Registered, *, renew: bool) -> Registered:
@@ -207,9 +239,10 @@ async def _choose_space(
     return layout.space(existing or asked or short_fingerprint(fingerprint))
 
 
-async def _set_up_space(
+async def set_up_space(
     steps: Steps, space: Space, fingerprint: str, recorded: Registered | None, now: float
 ) -> tuple[Authority | None, Authority | None]:
+    """Have all in the space that a cluster needs; its two CAs, None where a dry run would make them."""
     where, fp8 = space.namespace, short_fingerprint(fingerprint)
     if space.namespace:  # else it is there: it is how a space is claimed
         await steps.mount(where, space.secret, "kv", "holds the cluster's secrets")

@@ -72,14 +72,14 @@ async def give(steps: Steps, layout: Layout, space: Space, fingerprint: str) -> 
     body: Json
     if not layout.has_namespaces:
         where, path = "", f"sys/mounts/{space.secret}"
-        method, write, body = "POST", f"{path}/tune", {"description": _OWNER + fingerprint}
+        write, body = f"{path}/tune", {"description": _OWNER + fingerprint}
     else:
         where, path = layout.system_namespace, f"sys/namespaces/{space.name}"
-        method, write, body = "PATCH", path, {"custom_metadata": {"fingerprint": fingerprint}}
+        write, body = path, {"custom_metadata": {"fingerprint": fingerprint}}
     if _owner(await steps.find(where, path) or {}) == fingerprint:
         steps.fine(where, path, why)
     else:
-        await steps.do(method, where, write, why, body)
+        await steps.do("POST", where, write, why, body)
 
 
 async def own_mounts(client: OpenBao, space: Space) -> dict[str, Any]:

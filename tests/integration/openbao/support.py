@@ -40,6 +40,9 @@ ISSUER = "https://kubernetes.default.svc.cluster.local"
 
 Subject = TypeVar("Subject")
 
+_WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+_REQUESTS = _WRITES | {"GET", "LIST"}
+
 _names = (f"test{number}" for number in itertools.count())
 
 
@@ -59,17 +62,18 @@ class Killed(BaseException):
 class DyingClient(OpenBao):
     """Is killed right after the server has done its n-th request."""
 
-    def __init__(self, server: DevServer, *, dies_after: int) -> None:
+    def __init__(self, server: DevServer, *, dies_after: int, counts: frozenset[str] = _REQUESTS) -> None:
         super().__init__(server.address, token=server.root_token)
         self.dies_after = dies_after
+        self._counts = counts
         self.requests = 0
 
     async def _exchange(
         self, method: str, url: URL, headers: dict[str, str], body: Mapping[str, Any] | None
     ) -> tuple[int, bytes]:
         answer = await super()._exchange(method, url, headers, body)
-        self.requests += 1
-        if self.requests == self.dies_after:
+        self.requests += method in self._counts
+        if method in self._counts and self.requests == self.dies_after:
             raise Killed
         return answer
 
@@ -166,14 +170,15 @@ async def each_kill(
     prepare: Callable[[], Awaitable[Subject]],
     run: Callable[[OpenBao, Subject], Awaitable[object]],
 ) -> AsyncIterator[tuple[int, int, Subject]]:
-    """For each request that `run` makes over what `prepare` gives: that request, their number, and a subject
-    that was left as a kill right after that request leaves it."""
+    """For each write that `run` makes over what `prepare` gives: that write, their number, and a subject that
+    was left as a kill right after it leaves it. (A kill after a request that only reads leaves the same.)"""
     counted = await prepare()
-    async with DyingClient(server, dies_after=0) as counting:
+    async with DyingClient(server, dies_after=0, counts=_WRITES) as counting:
         await run(counting, counted)
+    assert counting.requests
     for last in every(counting.requests):
         subject = await prepare()
-        async with DyingClient(server, dies_after=last) as dying:
+        async with DyingClient(server, dies_after=last, counts=_WRITES) as dying:
             with pytest.raises(Killed):
                 await run(dying, subject)
         yield last, counting.requests, subject

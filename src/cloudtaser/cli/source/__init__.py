@@ -8,7 +8,17 @@ from __future__ import annotations
 
 import typer
 
-from cloudtaser.cli.source import bridges, grants, logins, pairs, registration, rotation, suspension
+from cloudtaser.cli.source import (
+    bridges,
+    grants,
+    lifecycle,
+    logins,
+    pairs,
+    registration,
+    rotation,
+    status,
+    suspension,
+)
 
 app = typer.Typer(help="Clusters, grants and bridges, as OpenBao knows them.", rich_markup_mode=None)
 
@@ -19,5 +29,5 @@ def _help(context: typer.Context) -> None:
         typer.echo(context.get_help())
 
 
-for theme in (registration, rotation, suspension, grants, bridges, logins, pairs):
+for theme in (registration, rotation, suspension, lifecycle, status, grants, bridges, logins, pairs):
     app.add_typer(theme.app)
