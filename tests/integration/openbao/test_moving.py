@@ -183,6 +183,8 @@ async def test_killed_after_any_request_it_is_completed_by_another_run(
         here = successor(cluster, at[-1])
         if await Records(root, cluster.layout).initialized(here.fingerprint) is None:
             await come_in(root, here)
+            if len(at) > 1:
+                await Records(root, cluster.layout).write_reads(here.fingerprint, Reads("eu-1"), 0)
         at.append(new_fingerprint())
         return at[-2], at[-1]
 
@@ -190,10 +192,8 @@ async def test_killed_after_any_request_it_is_completed_by_another_run(
         await move(client, *subject, layout=cluster.layout)
 
     async for last, count, (old, new) in each_kill(server, prepare, run):
-        try:
+        if last < count:  # else it was done, and the name of the space does not tell
             await move(root, old, new, layout=cluster.layout)
-        except CloudtaserError as error:  # it was done, and the space's name does not tell
-            assert last == count, error  # noqa: PT017
         await assert_moved(root, successor(cluster, old), new, "")
 
 
