@@ -15,7 +15,7 @@ from cloudtaser.openbao.authorities import Authority, describe
 from cloudtaser.openbao.bridge_token import bridge_rights
 from cloudtaser.openbao.client import OpenBao
 from cloudtaser.openbao.clock import server_time
-from cloudtaser.openbao.clusters import not_registered, open_layout, registered_spaces
+from cloudtaser.openbao.clusters import not_registered, open_layout
 from cloudtaser.openbao.grants import restore_grants
 from cloudtaser.openbao.layout import Layout, Space
 from cloudtaser.openbao.logins import close
@@ -89,6 +89,7 @@ async def move(
         )
     else:
         tunnel_ca = describe(coming.tunnel_ca)
+    await bridge_rights(steps, layout, beside=(new, space), without=old)
     await _forget(steps, layout, old)
     if not dry_run:
         await forget_reads(client, old, layout=layout)
@@ -97,8 +98,6 @@ async def move(
         layout.record_path(layout.registered(old), "metadata"),
         "forget the old cluster's registration",
     )
-    others = [] if layout.has_namespaces else await registered_spaces(client, layout, without=old)
-    await bridge_rights(steps, layout, others)
     return Moved(
         space=space,
         tunnel_ca=tunnel_ca,
@@ -143,12 +142,7 @@ async def _register(
     if leaving.pregenerated:
         both = pregenerated.Authorities(tunnel_ca.pem, pod_ca.pem) if tunnel_ca and pod_ca else None
         await pregenerated.pregenerate(steps, layout, space, new, both, now=now)
-    others = (
-        []
-        if layout.has_namespaces
-        else await registered_spaces(steps.client, layout, without=leaving.fingerprint)
-    )
-    await bridge_rights(steps, layout, sorted([*others, (new, space)]))
+    await bridge_rights(steps, layout, beside=(new, space), without=leaving.fingerprint)
     wanted = fresh_record(
         new,
         space,
