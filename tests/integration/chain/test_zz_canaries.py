@@ -34,6 +34,7 @@ async def test_no_part_shows_a_secret_anywhere(chain: Chain, admin: OpenBao) -> 
         "root token": chain.openbao.root_token.reveal(),
         "operator token": chain.apiserver.operator_token_file.read_bytes(),
         "bridge token": (chain.directory / "bridge-1.token").read_bytes(),
+        "bridge's second token": (chain.directory / "bridge-1.admin.token").read_bytes(),
     }
     for log in sorted(chain.logs.iterdir()):
         assert occurrences(log.read_bytes(), wanted) == [], log.name

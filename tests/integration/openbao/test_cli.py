@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import ssl
 
 import pytest
 from ruamel.yaml import YAML
@@ -20,6 +22,9 @@ def test_register_prints_hashes_pin_and_the_helm_line(run: Run) -> None:
         assert text in out
     assert f"clusters/{fingerprint}/registered" in out
     assert shown["state"] == "registered"
+    der = ssl.PEM_cert_to_DER_cert(shown["pod_ca_certificate"])
+    assert shown["pod_ca"] == hashlib.sha256(der).hexdigest()
+    assert shown["pod_ca"] in run("show", fingerprint)[1]
 
 
 def test_the_same_answer_comes_as_table_json_and_yaml(run: Run) -> None:
@@ -120,3 +125,13 @@ def test_a_wrong_token_exits_4_with_one_line_that_does_not_show_it(
     assert len(err.splitlines()) == 1
     assert "does not accept the token" in err
     assert "canary" not in err.lower()
+
+
+def test_a_second_token_is_printed_alone_and_holds_one_policy(run: Run) -> None:
+    code, out, note = run("bridge-token", "--id", "eu-9", "--admin")
+    assert code == 0
+    assert out.count("\n") == 1
+    assert "admin token of bridge eu-9" in note
+    made = json.loads(run("bridge-token", "--id", "eu-9", "--admin", "-o", "json")[1])
+    assert made["policies"] == ["cloudtaser-admin-proxy"]
+    assert made["token"] not in out

@@ -182,11 +182,13 @@ async def show(
 ) -> None:
     """Show one registered cluster."""
     from cloudtaser.openbao import clusters
+    from cloudtaser.openbao.authorities import describe
 
     async with session.connect() as client:
         view = await clusters.show(client, the_fingerprint(argument, fingerprint))
     recorded, state, layout, used = view.registered, view.state, view.layout, view.used
     former = recorded.former_tunnel_ca
+    pod_ca = describe(recorded.pod_ca).fingerprint
     places = {
         **{f"record {path.rsplit('/', 1)[-1]}": layout.shown(layout.record_path(path))
            for path in layout.cluster_records(recorded.fingerprint)},
@@ -205,6 +207,8 @@ async def show(
         "info_hash": recorded.info_hash,
         "tunnel_ca": state.tunnel_ca[:SHORT_HASH],
         "tunnel_ca_certificate": recorded.tunnel_ca,
+        "pod_ca": pod_ca,
+        "pod_ca_certificate": recorded.pod_ca,
         "rotating_since": former.replaced_at if former else "",
         "tunnel_cas": ca_data(used.tunnel_cas, "tunnels"),
         "pod_cas": ca_data(used.pod_cas, "pods"),
@@ -223,6 +227,7 @@ async def show(
         "Init hash": recorded.init_room,
         "Info hash": recorded.info_hash,
         "Tunnel CA": f"{state.tunnel_ca[:SHORT_HASH]} (begins info-hash in ConfigMap cloudtaser-trust)",
+        "Pod CA SHA-256": pod_ca,
         "Rotation": f"under way since {former.replaced_at}; see `source rotate --ca`" if former else "",
         "Tunnels": ca_text(used.tunnel_cas),
         "Pods": ca_text(used.pod_cas),
