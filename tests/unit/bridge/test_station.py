@@ -112,7 +112,7 @@ class House:
     def __post_init__(self) -> None:
         self.openbao = OpenBao(self.tunnel_ca, self.pod_ca)
         self.registered = Registered(
-            FINGERPRINT, "", "", "", "", "", self.tunnel_ca.pem, self.pod_ca.pem,
+            FINGERPRINT, "2026-01-01T00:00:00Z", "", "", "", "", self.tunnel_ca.pem, self.pod_ca.pem,
             "0ad50c05", "cloudtaser/0ad50c05", "subject",
         )  # fmt: skip
         self.openbao.record = self.registered
