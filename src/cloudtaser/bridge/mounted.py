@@ -8,7 +8,7 @@ a token's origin) is told here too. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, Final
 
 from cloudtaser.bridge.refusal import RequestRefused
@@ -51,13 +51,16 @@ def own_lease(space: Space, lease_id: str) -> bool:
     return lease_id.startswith(space.prefix) and _plain(lease_id)
 
 
-def own_origin(space: Space, path: str, meta: Mapping[str, Any] | None = None) -> bool:
+def own_origin(space: Space, path: object, meta: object = None) -> bool:
     """Whether what was issued at `path` is the space's: by its login, its token role, one of its mounts, or
-    by an administrator who wrote the space's name into the token's metadata."""
+    by an administrator who wrote the space's name into the token's metadata. Both are as OpenBao said."""
+    if not isinstance(path, str) or not path:
+        return False
     if path.startswith((f"auth/{space.jwt}/", space.prefix)) or path == _CREATE + space.pod_token_role:
         return _plain(path)
-    ours = path.startswith((f"auth/{OURS}", f"{_CREATE}{OURS}", OURS))
-    return not ours and bool(meta) and (meta or {}).get(META_KEY) == space.name
+    if path.startswith((f"auth/{OURS}", f"{_CREATE}{OURS}", OURS)):
+        return False
+    return isinstance(meta, dict) and meta.get(META_KEY) == space.name
 
 
 def body(space: Space, path: str, fields: dict[str, Any]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ _REFUSALS: Final = frozenset({400, 403, 404, 405})
 async def check_token(cluster: Cluster, services: Services, space: Space, token: str) -> None:
     """See that `token` was issued to the space, and remember it. RequestRefused otherwise."""
     found = await _ask(services, _LOOKUP_SELF, token)
-    if not mounted.own_origin(space, str(found.get("path")), found.get("meta") or {}):
+    if not mounted.own_origin(space, found.get("path"), found.get("meta")):
         raise _foreign("token")
     services.holders.note(token_hash(token), Holder(cluster.fingerprint, None))
 
@@ -55,7 +55,7 @@ async def check_request(
     if wraps:
         wrapped = named or caller
         found = await _ask(services, _LOOKUP_WRAPPED, body={"token": wrapped}, what="wrapping token")
-        if not mounted.own_origin(space, str(found.get("creation_path"))):
+        if not mounted.own_origin(space, found.get("creation_path")):
             raise _foreign("wrapping token")
         if _same(wrapped, caller):
             return  # to look at it as a token would use it up
@@ -66,7 +66,7 @@ async def check_request(
     if "accessor" in fields:
         body = {"accessor": fields["accessor"]}
         found = await _ask(services, _LOOKUP_ACCESSOR, caller, body=body, what="accessor")
-        if not mounted.own_origin(space, str(found.get("path")), found.get("meta") or {}):
+        if not mounted.own_origin(space, found.get("path"), found.get("meta")):
             raise _foreign("accessor")
 
 
