@@ -41,7 +41,7 @@ class ReverseChain(Chain):
 
     async def new_bridge(self, *arguments: str) -> PartProcess:
         part = await super().new_bridge(*arguments)
-        part.arguments = _without(part.arguments, "--beacon-address", "--beacon-ca")
+        part.arguments = without(part.arguments, "--beacon-address", "--beacon-ca")
         return part
 
     async def start(self, *bridge: str, register: tuple[str, ...] = ()) -> None:
@@ -63,7 +63,7 @@ class ReverseChain(Chain):
         return sum_metric(await fetch(self.ports.metrics, "/metrics"), name)
 
     def _operator_command(self, ports: OperatorPorts, apiserver: StandInApiServer) -> list[str]:
-        command = _without(super()._operator_command(ports, apiserver), "--beacon-address", "--beacon-ca")
+        command = without(super()._operator_command(ports, apiserver), "--beacon-address", "--beacon-ca")
         command += ["--reverse-listen", self.reverse_address]
         if self.outer:
             command += ["--reverse-tls-cert", str(self.files.certificate)]
@@ -81,7 +81,8 @@ async def reverse_chain(*, outer: bool = True) -> AsyncIterator[ReverseChain]:
         await chain.close()
 
 
-def _without(command: list[str], *flags: str) -> list[str]:
+def without(command: list[str], *flags: str) -> list[str]:
+    """A command line less these flags and their values."""
     kept = list(command)
     for flag in flags:
         while flag in kept:

@@ -22,6 +22,7 @@ from cloudtaser.operator.reverse_guest import Guest
 from cloudtaser.operator.reverse_metrics import ReverseMetrics
 from cloudtaser.wire.rendezvous import Hello, Refusal, Role
 from cloudtaser.wire.rooms import Event, Matched, Parked, RoomLimits, Rooms, TurnedAway
+from cloudtaser.wire.sources import blurred
 
 SWEEP: Final = 1.0
 """Seconds between two looks for what is due."""
@@ -148,6 +149,7 @@ class Reverse:
         """A connection came to nothing: count it, and say it once a minute."""
         self._metrics.refused.labels(reason).inc()
         if self._reporter.due(reason, asyncio.get_running_loop().time()):
+            source = blurred(source)
             _log.warning("a connection to the reverse port was refused", reason=reason, source=source)
 
     # --- ends

@@ -21,7 +21,7 @@ from cloudtaser.operator.reverse import Reverse, ReverseLimits
 from cloudtaser.operator.reverse_certificate import OuterCertificate
 from cloudtaser.operator.reverse_metrics import ReverseMetrics
 from cloudtaser.wire.rendezvous import FAMILY, MAGIC
-from cloudtaser.wire.sources import SourceLimiter, blurred, source_of
+from cloudtaser.wire.sources import SourceLimiter, source_of
 
 if TYPE_CHECKING:  # brings the gRPC library, which only reverse mode needs
     from cloudtaser.net.grpc_server import GrpcServer
@@ -110,7 +110,7 @@ class ReverseDoor:
         """The source that a new connection counts as; None when it is one too many."""
         source = source_of(str((transport.get_extra_info("peername") or ("",))[0]))
         if len(self._open) >= self._limits.connections and self._count_open() >= self._limits.connections:
-            self._reverse.refused("too many connections", blurred(source))
+            self._reverse.refused("too many connections", source)
             return None
         if not self._in_rate(source):
             return None
@@ -144,7 +144,7 @@ class ReverseDoor:
     def nothing(self, source: str, reason: str) -> None:
         """A connection came to nothing."""
         self._metrics.connections.labels("nothing").inc()
-        self._reverse.refused(reason, blurred(source))
+        self._reverse.refused(reason, source)
 
     @property
     def hello_seconds(self) -> float:
@@ -159,7 +159,7 @@ class ReverseDoor:
             await self._grpc.connect(splice.second, source)
         except CloudtaserError as error:
             splice.abort(error)
-            self._reverse.refused("no gRPC server", blurred(source))
+            self._reverse.refused("no gRPC server", source)
 
     def _new_stream(self, source: str) -> asyncio.Protocol:
         """One connection may carry many streams: each counts as a newcomer."""
@@ -172,7 +172,7 @@ class ReverseDoor:
         if not self._sources.admit(source, now):
             return True
         self._sources.prune(now)
-        self._reverse.refused("too many new connections", blurred(source))
+        self._reverse.refused("too many new connections", source)
         return False
 
     def _count_open(self) -> int:

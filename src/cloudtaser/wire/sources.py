@@ -10,16 +10,18 @@ from typing import Final
 
 _SOURCES_KEPT: Final = 100_000
 _MAPPED_V4: Final = "::ffff:"
+_NETWORK: Final = "::/64"
 
 
 def source_of(host: str) -> str:
-    """Whom connections from `host` are counted as: the IPv4 address, or the /64 of an IPv6 address."""
-    if ":" not in host:
+    """Whom connections from `host` are counted as: the IPv4 address, or the /64 of an IPv6 address. A source
+    is its own."""
+    if ":" not in host or host.endswith(_NETWORK):
         return host
     if host.startswith(_MAPPED_V4):
         return host[len(_MAPPED_V4) :]
     network = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])[:8]
-    return network.hex(":", 2) + "::/64"
+    return network.hex(":", 2) + _NETWORK
 
 
 def blurred(host: str) -> str:

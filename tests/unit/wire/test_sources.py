@@ -19,8 +19,8 @@ from cloudtaser.wire.sources import SourceLimiter, blurred, source_of
     ],
 )
 def test_a_source_is_an_address_or_a_64(host: str, source: str, shown: str) -> None:
-    assert source_of(host) == source
-    assert blurred(host) == shown
+    assert source_of(host) == source_of(source) == source
+    assert blurred(host) == blurred(source) == shown
 
 
 def test_two_addresses_of_one_64_are_one_source() -> None:
