@@ -43,7 +43,8 @@ class Parker:
         on_parked: Callable[[Door], None],
         on_failed: Callable[[CloudtaserError], None],
     ) -> None:
-        """`invite` is called at each match. `on_failed`: a guest did not get through its handshake."""
+        """`invite` is called at each match. `on_parked`: a door took us in, or we met somebody at once.
+        `on_failed`: a guest did not get through its handshake."""
         self._loop = asyncio.get_running_loop()
         self._room = room
         self._doors = doors
@@ -120,6 +121,7 @@ class Parker:
             self._fill()
             return
         self._parking.matched(party, self._loop.time())
+        self._on_parked(door)
         self._fill()
         try:
             assert seat.guest is not None

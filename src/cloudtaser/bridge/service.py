@@ -33,7 +33,7 @@ from cloudtaser.bridge.status import StatusSocket
 from cloudtaser.bridge.tally import Line, Tally
 from cloudtaser.bridge.upstream import Upstream
 from cloudtaser.bridge.vault_writer import VaultWriter
-from cloudtaser.errors import CloudtaserError, NotAuthorisedError
+from cloudtaser.errors import CloudtaserError, NotAuthorisedError, RefusedError
 from cloudtaser.net.log import get_logger
 from cloudtaser.net.probes import Probes
 from cloudtaser.net.rendezvous import BEACON, BROKER
@@ -280,7 +280,7 @@ class Bridge:
 
     def _failed(self, what: str, whom: str, where: str, error: CloudtaserError) -> None:
         self._metrics.failures.labels(what, where).inc()
-        if what in (BEACON, BROKER):
+        if what == BEACON or (what == BROKER and not isinstance(error, RefusedError)):
             self._down.add(whom)
         line = self._tally.add((what, whom, where), error.diagnostic(), time.monotonic())
         if line is not None:

@@ -66,6 +66,11 @@ class Beacons:
         """How many of ours are parked in `room`, at all beacons."""
         return self._parked[room]
 
+    def serve(self, *rooms: bytes) -> None:
+        """In reverse mode: bridges may wait in these rooms from now on, whether we do or not."""
+        if self._reverse is not None:
+            self._reverse.serve(*rooms)
+
     async def match(self, room: bytes, make: Callable[[], P]) -> Match[P]:
         """Park as broker in `room` at all beacons; the first match wins, the other rooms are left.
 

@@ -173,6 +173,7 @@ class Enrol:
     async def _come_back(self, patience: float, applicant: Applicant) -> Certified:
         assert self.trust is not None
         trust = self.trust
+        self._beacons.serve(trust.operational_room, trust.return_room)
         return await self._meet(
             trust.return_room,
             derive_psk(self._config.fingerprint),

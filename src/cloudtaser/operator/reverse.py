@@ -1,8 +1,8 @@
 """Reverse mode, the broker's side: bridges dial us, and find our seats in rooms of our own.
 
 Made by `standalone` when there is a --reverse-listen; `beacons` waits here as it waits at a beacon. The rooms
-are those of `wire.rooms`. Which rooms there are nobody has to tell: those that this process has waited in,
-and once it has waited for a bridge that holds its tunnel CA, the init room is closed for good. So a broker
+are those of `wire.rooms`. There are those that this process waits in or holds a tunnel CA for; once there is
+another than the init room, that one is closed for good. So a broker
 that is not initialised answers the init hello only, and one that is never again (spec/wire.md, "Reverse
 mode").
 """
@@ -92,7 +92,7 @@ class Reverse:
         Waits for ever. Cancelling it leaves the room.
         """
         loop = asyncio.get_running_loop()
-        self._serve(room)
+        self.serve(room)
         waiter: _Waiter[P] = _Waiter(make, loop.create_future())
         self._act_on([self._rooms.arrive(waiter, Role.BROKER, room, loop.time(), _is_live)])  # type: ignore[arg-type]  # as a party it is only compared
         try:
@@ -104,17 +104,23 @@ class Reverse:
         finally:
             self._rooms.leave(waiter)  # type: ignore[arg-type]  # as above
 
-    def _serve(self, room: bytes) -> None:
-        """This room exists from now on; with any other than the init room, that one no longer does."""
-        if room in self._served:
-            return
-        if room != self._init_room:
-            self._served.pop(self._init_room, None)
-        elif self._served:
-            raise UnavailableError("this cluster is initialised; its init room is closed")
-        while len(self._served) >= ROOMS_LIMIT:
+    def serve(self, *rooms: bytes) -> None:
+        """These rooms exist from now on; with any other than the init room, that one no longer does."""
+        for room in rooms:
+            if room == self._init_room and self._served and room not in self._served:
+                raise UnavailableError("this cluster is initialised; its init room is closed")
+            if room != self._init_room and self._init_room in self._served:
+                self._close_init_room()
+            self._served.pop(room, None)
+            self._served[room] = None
+        while len(self._served) > ROOMS_LIMIT:
             del self._served[next(iter(self._served))]
-        self._served[room] = None
+
+    def _close_init_room(self) -> None:
+        del self._served[self._init_room]
+        for guest in [guest for guest in self._guests if guest.room == self._init_room]:
+            if self._rooms.leave(guest):
+                guest.refuse(Refusal.BAD_HELLO, CLOSED_ROOM_RETRY)
 
     # --- guests
 
@@ -132,6 +138,7 @@ class Reverse:
             self._refuse(guest, Refusal.BAD_HELLO, _HIDDEN, self._when_again(hello.room))
             return
         now = asyncio.get_running_loop().time()
+        guest.room = room
         self._act_on(self._rooms.make_room(Role.BRIDGE, room, guest.source))
         self._act_on([self._rooms.arrive(guest, Role.BRIDGE, room, now, _is_live, source=guest.source)])
 

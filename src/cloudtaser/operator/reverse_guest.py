@@ -46,6 +46,7 @@ class Guest(asyncio.Protocol):
         self._greeted = False
         self._timer: asyncio.TimerHandle | None = None
         self.source = source
+        self.room = b""
 
     @property
     def live(self) -> bool:

@@ -173,6 +173,7 @@ class Tunnels:
         context = tunnel_server(identity, [trust.tunnel_ca.encode()])
         self._roster.renewed()
         self._generation = Generation(self._roster.generation, trust.operational_room, context)
+        self._beacons.serve(trust.return_room, trust.operational_room)
         self._rejections = 0
         for seat in self._seats:  # what they would bring is outdated
             seat.cancel()
