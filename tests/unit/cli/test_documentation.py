@@ -13,7 +13,7 @@ from cloudtaser.cli.app import main
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "cli.md").read_text()
 SOURCE = [
     *("register", "deregister", "list", "show", "allow", "deny", "grants", "bridge-token"),
-    *("rotate", "suspend", "resume", "reset", "accept-keys", "move"),
+    *("rotate", "suspend", "resume", "reset", "accept-keys", "move", "status"),
 ]
 
 
