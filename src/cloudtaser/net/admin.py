@@ -16,6 +16,7 @@ from cloudtaser.errors import ConfigError, NotAuthorisedError, ProtocolError, Re
 from cloudtaser.net.dial import Address, dial_tcp
 from cloudtaser.net.http import request
 from cloudtaser.net.layers import TlsLayer
+from cloudtaser.net.proxy import DIRECT, Proxies
 from cloudtaser.net.tls import pod_client
 from cloudtaser.secret import Secret
 from cloudtaser.wire.hashes import pod_ca_label
@@ -29,9 +30,10 @@ TIMEOUT: Final = 60.0
 class AdminDoor:
     """One way to a bridge; each call makes a connection of its own."""
 
-    def __init__(self, address: Address, pod_ca: str) -> None:
+    def __init__(self, address: Address, pod_ca: str, proxies: Proxies = DIRECT) -> None:
         """`address` is where the admin port is forwarded to, `pod_ca` PEM. ConfigError if that is none."""
         self.address = address
+        self._proxies = proxies
         try:
             der = ssl.PEM_cert_to_DER_cert(pod_ca.strip())
             self._context = pod_client(pod_ca.encode())
@@ -43,7 +45,7 @@ class AdminDoor:
     async def open(self, protocol: asyncio.Protocol) -> asyncio.Transport:
         """Connect `protocol` to the bridge; returns when TLS is up. UnavailableError or ProtocolError."""
         layer = TlsLayer(self._context, protocol, server_side=False, server_hostname=self.server_name)
-        await dial_tcp(self.address, lambda: layer)
+        await dial_tcp(self.address, lambda: layer, proxies=self._proxies)
         await layer.handshake
         return layer
 
