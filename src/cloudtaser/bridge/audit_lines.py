@@ -20,6 +20,8 @@ from cloudtaser.net.log import get_logger
 STDOUT: Final = 1
 MAX_WAITING: Final = 8 * 1024 * 1024
 """Bytes of lines that wait for their reader: some 25,000."""
+GATHER: Final = 0.005
+"""Seconds for which lines gather before the thread is woken: each waking costs the loop a moment."""
 CLOSE_TIMEOUT: Final = 5.0
 """Seconds for the rest to be read when the bridge ends."""
 _POLL: Final = 1.0
@@ -35,7 +37,7 @@ class AuditLines:
         """`descriptor` is written to, past Python's own buffer, and not closed."""
         self._descriptor = descriptor
         self._limit = limit
-        self._lines: list[bytes] = []  # of this turn of the loop
+        self._lines: list[bytes] = []  # of the last moment
         self._size = 0  # bytes given and not yet written or dropped; changed under the lock
         self._waiting: deque[bytes] = deque()
         self._ready = threading.Condition()
@@ -67,7 +69,7 @@ class AuditLines:
             self._stalled = False
             _log.warning("the audit is read again", dropped=self.dropped)
         if not self._lines:
-            asyncio.get_running_loop().call_soon(self._hand_over)
+            asyncio.get_running_loop().call_later(GATHER, self._hand_over)
         self._lines.append(line)
 
     def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
