@@ -113,6 +113,8 @@ class AuditLines:
                 if not self._broken:
                     self._broken = True
                     _log.error("the audit cannot be written", reason=type(error).__name__)
+            else:
+                self._broken = False
             with self._ready:
                 self._size -= len(data)
                 self.dropped += lost

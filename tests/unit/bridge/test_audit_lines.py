@@ -128,6 +128,25 @@ async def test_a_reader_that_is_gone_is_an_error_said_once(
     assert not lines.keeps_up
 
 
+async def test_after_a_failure_that_passes_lines_are_written_again(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    os.close(reader)
+    lines = AuditLines(writer)
+    lines(b"lost")
+    async with asyncio.timeout(10):
+        while lines.keeps_up:  # noqa: ASYNC110  # the thread has no event for it
+            await asyncio.sleep(0.01)
+    again, other = os.pipe()
+    os.dup2(other, writer)
+    os.close(other)
+    lines(b"kept")
+    await read_again(lines)
+    await closed(lines, writer)
+    assert await read_all(again) == b"kept\n"
+    os.close(again)
+    assert lines.dropped == 1
+
+
 async def test_a_pipe_that_somebody_made_nonblocking_loses_nothing(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     os.set_blocking(writer, False)
