@@ -183,10 +183,10 @@ class ProxiedChain(Chain):
     def _operator_command(self, ports: OperatorPorts, apiserver: StandInApiServer) -> list[str]:
         command = super()._operator_command(ports, apiserver)
         inside = self._operator_home.inside
-        return [
-            *self._operator_home.prefix,
-            *(self.outside(word).replace("127.0.0.1:", f"{inside}:") for word in command),
-        ]
+        for flag in ("--listen", "--metrics-addr"):  # what we reach from here
+            position = command.index(flag) + 1
+            command[position] = command[position].replace("127.0.0.1:", f"{inside}:")
+        return [*self._operator_home.prefix, *(self.outside(word) for word in command)]
 
     def outside(self, word: str) -> str:
         """An address here by the name that only the proxy can resolve."""
