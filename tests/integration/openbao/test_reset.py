@@ -19,6 +19,7 @@ from cloudtaser.openbao.reset import forget_reads, reset
 from cloudtaser.openbao.rotation import rotate_authorities
 from cloudtaser.wire.bootstrap import derive_psk
 from tests.integration.openbao.support import (
+    InterruptedClient,
     RegisteredCluster,
     Run,
     accessors,
@@ -137,6 +138,20 @@ async def test_a_code_lapses_with_its_registration(root: OpenBao, layout: Layout
     record = await Records(root, layout).registered(fingerprint)
     assert record is not None
     assert record.join_psk == derive_psk(fingerprint, renewed.join_code).hex()
+
+
+async def test_keys_that_a_bridge_puts_back_meanwhile_open_nothing(
+    server: DevServer, root: OpenBao, live: RegisteredCluster
+) -> None:
+    async def put_back() -> None:
+        body = {"jwt_validation_pubkeys": [live.public_key()]}
+        await root.request("POST", live.space.login_config, namespace=live.space.namespace, body=body)
+        assert await logs_in(live)
+
+    async with InterruptedClient(server, put_back, after=25) as client:
+        await reset(client, live.fingerprint, layout=live.layout)
+        assert client.requests > 25
+    assert not await logs_in(live)
 
 
 async def test_a_rotation_under_way_ends_with_it(root: OpenBao, live: RegisteredCluster) -> None:
