@@ -25,6 +25,7 @@ from cloudtaser.net.layers import TlsLayer
 from cloudtaser.net.tunnel import Tunnel
 from cloudtaser.openbao.client import CasConflict, OpenBao
 from cloudtaser.openbao.layout import Space
+from cloudtaser.openbao.logins import ALGORITHMS
 from cloudtaser.openbao.records import Initialized, Keys, Records, instant
 from cloudtaser.secret import Secret
 from cloudtaser.wire.opening import Kind, Opening
@@ -40,7 +41,6 @@ READ_TIMEOUT: Final = 10.0
 JWKS_LIMIT: Final = 256 * 1024
 API_SERVER_NAME: Final = "kubernetes.default.svc"
 JWKS_PATH: Final = "/openid/v1/jwks"
-ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512")
 
 
 class KeyKeeper:
