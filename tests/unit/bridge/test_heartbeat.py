@@ -15,13 +15,14 @@ class Written:
     def __init__(self, failures: int = 0) -> None:
         self.failures = failures
         self.records: list[BridgeRecord] = []
-        self.enough = asyncio.Event()
+        self.first, self.enough = asyncio.Event(), asyncio.Event()
 
     async def write_bridge(self, record: BridgeRecord) -> None:
         if self.failures:
             self.failures -= 1
             raise UnavailableError("OpenBao is sealed")
         self.records.append(record)
+        self.first.set()
         if len(self.records) == 2:
             self.enough.set()
 
@@ -54,8 +55,9 @@ async def test_a_change_is_told_as_early_as_the_rate_allows_and_not_earlier() ->
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     began = loop.time()
     running = asyncio.create_task(heart.run(stop))
-    heart.soon()
     async with asyncio.timeout(5):
+        await written.first.wait()
+        heart.soon()
         await written.enough.wait()
         assert loop.time() - began >= every
         stop.set()

@@ -682,6 +682,17 @@ async def test_pods_under_a_retired_ca_are_shown_out_and_others_stay() -> None:
         assert session.services.retire(SPACE.cluster(), frozenset()) == [], "another cluster's"
 
 
+async def test_a_request_that_is_half_here_when_its_ca_is_retired_is_answered_and_is_the_last() -> None:
+    async with on_tls() as (session, transport, cluster):
+        session.data_received(POD_CA[:20])
+        assert session.services.retire(cluster, frozenset()) == [session]
+        assert not transport.closings
+        session.data_received(POD_CA[20:])
+        assert transport.said.startswith(b"HTTP/1.1 200")
+        assert b"connection: close" in transport.said.lower()
+        assert len(transport.closings) == 1
+
+
 async def test_what_pods_read_is_noted_and_what_they_were_refused_is_not() -> None:
     async def answers(line: Line) -> None:
         while True:
