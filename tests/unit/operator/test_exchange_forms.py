@@ -59,3 +59,18 @@ async def test_an_older_bridge_says_which_versions_fit() -> None:
     with pytest.raises(BridgeRefusedError, match="the bridge speaks version 0, this operator 1") as told:
         await first(ScriptedDialogue(refused), FakeManager())
     assert told.value.code == "version"
+
+
+def test_the_info_hash_fits_a_ca_and_those_that_descend_from_it() -> None:
+    import hashlib
+
+    from cloudtaser.operator.certificates import check_room, der
+    from tests.unit.operator.parties import Authority
+
+    next_ca = Authority("next").certificate
+    pinned = hashlib.sha256(der(TUNNEL.certificate)).hexdigest()
+    check_room(TUNNEL.certificate, "")
+    check_room(TUNNEL.certificate, pinned)
+    check_room(next_ca, pinned, [TUNNEL.certificate])
+    with pytest.raises(ProtocolError, match="not the one of the info hash"):
+        check_room(next_ca, pinned)
