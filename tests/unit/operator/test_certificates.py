@@ -23,6 +23,7 @@ from cloudtaser.operator.certificates import (
     load_certificate,
     spki_der,
 )
+from cloudtaser.wire.hashes import spki_pin
 from cloudtaser.wire.names import bridge_uri, broker_uri, operator_uri
 from tests.unit.operator.parties import CLIENT, FINGERPRINT, OTHER_FINGERPRINT, SERVER, Authority, Leaf, now
 
@@ -119,6 +120,10 @@ def test_pin_and_info_hash_are_those_of_the_ca() -> None:
     check_pin(CA.certificate, pin)
     with pytest.raises(ProtocolError, match="not the pinned one"):
         check_pin(Authority().certificate, pin)
+    former = Authority("former")
+    check_pin(CA.certificate, spki_pin(spki_der(former.certificate)), [former.certificate])
+    with pytest.raises(ProtocolError, match="not the pinned one"):
+        check_pin(CA.certificate, spki_pin(spki_der(Authority().certificate)), [former.certificate])
     check_info_hash(CA.certificate, hashlib.sha256(der(CA.certificate)).hexdigest())
     with pytest.raises(ProtocolError, match="info hash"):
         check_info_hash(CA.certificate, "0" * 64)

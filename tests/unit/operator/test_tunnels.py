@@ -238,6 +238,15 @@ async def test_a_rotated_ca_moves_the_tunnels_to_its_room_and_the_old_ones_serve
     assert rig.tunnels.pick(CA.trust.operational_room) is None
 
 
+async def test_who_waits_in_the_former_room_moves_to_the_next(rig: Rig) -> None:
+    after = Authority()
+    rig.run()
+    await eventually(lambda: rig.beacons.parked(CA.trust.operational_room) == 2, "parked")
+    rig.tunnels.use(after.broker().identity, after.trust)
+    await eventually(lambda: rig.beacons.parked(after.trust.operational_room) == 2, "parked in the next room")
+    assert rig.beacons.parked(CA.trust.operational_room) == 0
+
+
 async def test_draining_ends_when_the_last_stream_does(rig: Rig) -> None:
     rig.bridge(CA.bridge("b1"))
     rig.run()

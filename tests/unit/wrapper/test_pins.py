@@ -5,14 +5,53 @@ from __future__ import annotations
 import datetime as dt
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
 
-from cloudtaser.wrapper.config import bridge_server_name
+from cloudtaser.wrapper.client import Client
+from cloudtaser.wrapper.config import Config, Endpoint, bridge_server_name
+from cloudtaser.wrapper.connection import Trust
 from cloudtaser.wrapper.errors import ProtocolError
+from cloudtaser.wrapper.loop import Loop
 from cloudtaser.wrapper.pins import Pins
 from tests.unit.operator.parties import CLIENT, Authority
 
 OLD, NEW = Authority("old"), Authority("new")
 BODY = "".join(NEW.pem.split("-----")[2].split())
+
+
+def intermediate() -> str:
+    """A CA with a name of its own, under NEW."""
+    other = Authority("other")
+    builder = x509.CertificateBuilder(
+        issuer_name=NEW.subject,
+        subject_name=other.subject,
+        public_key=other.key.public_key(),
+        serial_number=1,
+        not_valid_before=other.certificate.not_valid_before_utc,
+        not_valid_after=other.certificate.not_valid_after_utc,
+        extensions=[x509.Extension(x509.BasicConstraints.oid, True, x509.BasicConstraints(True, 0))],
+    )
+    return builder.sign(NEW.key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
+
+
+def test_a_connection_that_came_about_forgets_the_pin_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str] = []
+
+    async def connect(_loop: Loop, _endpoint: object, trust: Trust, _deadline: float) -> object:
+        names.append(trust.server_name)
+        return object()
+
+    monkeypatch.setattr("cloudtaser.wrapper.client.connect", connect)
+    settings = Config()
+    settings.ca_pem = OLD.pem
+    loop = Loop()
+    client = Client(loop, settings, Endpoint("127.0.0.1", 1, tls=True, broker=True))
+    assert client.pin(NEW.pem)
+    loop.run(loop.spawn(client._connect(loop.now() + 5)))
+    assert names == [bridge_server_name(NEW.pem)]
+    assert not client._trust.pins.fall_back()
 
 
 def test_the_next_ca_is_pinned_and_named() -> None:
@@ -76,6 +115,7 @@ def test_until_a_connection_came_about_the_pin_before_is_kept_and_tried() -> Non
             NEW.issue(["cloudtaser://x/y"], CLIENT, is_ca=True, lifetime=dt.timedelta(days=1)).pem,
             id="a CA that another one signed",
         ),
+        pytest.param(intermediate(), id="a named CA that another one signed"),
         pytest.param(Authority(is_ca=False).pem, id="signed by itself, but no CA"),
         pytest.param(NEW.pem.strip() + "\u00a0" * 3 + "\u00e9", id="not ASCII"),
         pytest.param(NEW.pem.replace("\n", "\n" + "\n" * 20_000, 1), id="too long"),
