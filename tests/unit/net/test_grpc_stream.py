@@ -265,7 +265,7 @@ async def test_another_method_is_unknown_and_said_to_be_no_broker(
 async def test_who_comes_in_past_the_door_is_sent_away(line: Line) -> None:
     async with grpc.aio.insecure_channel(f"unix-abstract:{line.server._name}") as channel:
         call: Any = channel.stream_stream(METHOD)()
-        assert await call.code() is grpc.StatusCode.PERMISSION_DENIED
+        assert await asyncio.wait_for(call.code(), 5) is grpc.StatusCode.PERMISSION_DENIED
     assert not line.guests
 
 

@@ -42,6 +42,30 @@ def test_defaults() -> None:
     assert config.id
 
 
+def test_where_bridges_dial_us_no_beacon_is_needed() -> None:
+    given = [flag for flag in flags(reverse_listen=":8444") if not flag.startswith("--beacon-address")]
+    config = read(
+        given, {"CLOUDTASER_OPERATOR_REVERSE_TLS_CERT": "/c", "CLOUDTASER_OPERATOR_REVERSE_TLS_KEY": "/k"}
+    )
+    assert config.beacons == ()
+    assert config.reverse_listen == Listen("", 8444)
+    assert (config.reverse_tls_cert, config.reverse_tls_key) == ("/c", "/k")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"reverse_listen": ":1", "reverse_tls_cert": "/c"}, "--reverse-tls-key is missing"),
+        ({"reverse_listen": ":1", "reverse_tls_key": "/k"}, "--reverse-tls-cert is missing"),
+        ({"reverse_tls_cert": "/c", "reverse_tls_key": "/k"}, "give --reverse-listen"),
+        ({"reverse_listen": "8444"}, "--reverse-listen"),
+    ],
+)
+def test_half_of_a_reverse_port_is_refused(given: dict[str, str], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        parse(**given)
+
+
 def test_without_standalone_it_says_what_exists() -> None:
     with pytest.raises(
         UsageError, match="only outside a cluster so far; start it with --standalone"

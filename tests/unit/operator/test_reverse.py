@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import grpc
+import grpc.aio
 import pytest
 import pytest_asyncio
 from prometheus_client import CollectorRegistry
@@ -27,6 +29,7 @@ from cloudtaser.operator.beacons import Beacons
 from cloudtaser.operator.config import Config, Listen
 from cloudtaser.operator.reverse import ReverseLimits
 from cloudtaser.operator.reverse_port import ReversePort
+from cloudtaser.wire.grpc_message import METHOD, encode
 from cloudtaser.wire.hashes import init_room
 from cloudtaser.wire.rendezvous import Hello, Refusal, Role
 from tests.unit.operator.parties import FINGERPRINT
@@ -403,15 +406,18 @@ async def test_who_connects_too_often_is_refused_and_others_are_not(tmp_path: Pa
 
 
 async def test_many_streams_of_one_connection_count_as_many_newcomers(tmp_path: Path) -> None:
-    rig = await start(tmp_path, limits=ReverseLimits(source_rate=0.001, source_burst=4))
+    rig = await start(tmp_path, limits=ReverseLimits(source_rate=0.001, source_burst=3))
+    credentials = outer_credentials(str(rig.files.ca))
     try:
-        for _ in range(2):
-            rig.seat(OPERATIONAL)
-        await asyncio.sleep(0)
-        for _ in range(2):  # a connection and a stream each
-            await rig.visit(OPERATIONAL, "grpc")
-        with pytest.raises(CloudtaserError):
-            await rig.visit(OPERATIONAL, "grpc")
+        async with grpc.aio.secure_channel(str(rig.address), credentials) as channel:
+            hello = encode(Hello(Role.BRIDGE, OPERATIONAL).encode())
+            calls: list[Any] = [channel.stream_stream(METHOD)() for _ in range(3)]
+            for call in calls[:2]:  # the connection was one newcomer, two are left
+                await call.write(hello)
+                assert await asyncio.wait_for(call.read(), 5) == encode(b"H\x01\xf4")
+            with pytest.raises(grpc.aio.AioRpcError):
+                await asyncio.wait_for(calls[2].read(), 5)
+            assert rig.refused("too many new connections") == 1
     finally:
         await rig.close()
 
