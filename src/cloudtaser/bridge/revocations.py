@@ -16,6 +16,7 @@ from cloudtaser.openbao.records import Revoked, seconds
 
 SOON: Final = 3600.0
 """Seconds ahead for which a revocation is timed; what is later is left to later polls."""
+_GRAIN: Final = 0.01  # a loop's timer may come a moment early by the wall clock
 
 
 class Revocations:
@@ -43,7 +44,8 @@ class Revocations:
         self._on_change()
         self.close()
         if 0 < due - now < SOON:
-            self._timer = asyncio.get_running_loop().call_later(due - now, self.observe, revoked)
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(due - now + _GRAIN, self.observe, revoked)
 
     def close(self) -> None:
         """Wait for nothing."""
