@@ -183,7 +183,7 @@ async def test_in_a_space_a_bridge_may_do_nothing_else(
         "shared/data/x",
         "state/config",
         "state/data/bridges/eu-2",
-        "state/data/system/bridge-eu-1",
+        "state/metadata/system/bridge-eu-1",
     ],
 )
 async def test_in_the_records_namespace_a_bridge_may_do_nothing_else(
@@ -191,6 +191,17 @@ async def test_in_the_records_namespace_a_bridge_may_do_nothing_else(
 ) -> None:
     async with await bridge_client(root, cluster.layout) as bridge:
         for method in ("GET", "POST", "DELETE"):
+            with pytest.raises(NotAuthorisedError):
+                await bridge.request(method, path, body={} if method == "POST" else None)
+
+
+async def test_a_bridge_reads_stored_pairs_and_never_writes_one(
+    root: OpenBao, cluster: RegisteredCluster
+) -> None:
+    async with await bridge_client(root, cluster.layout) as bridge:
+        path = cluster.layout.record_path(cluster.layout.pair(cluster.fingerprint, "bridge"))
+        assert await bridge.find(path) is None
+        for method in ("POST", "DELETE"):
             with pytest.raises(NotAuthorisedError):
                 await bridge.request(method, path, body={} if method == "POST" else None)
 
