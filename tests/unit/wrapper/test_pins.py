@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cloudtaser.wrapper.client import Client
 from cloudtaser.wrapper.config import Config, Endpoint, bridge_server_name
 from cloudtaser.wrapper.connection import Trust
-from cloudtaser.wrapper.errors import ProtocolError
+from cloudtaser.wrapper.errors import ProtocolError, UnavailableError
 from cloudtaser.wrapper.loop import Loop
 from cloudtaser.wrapper.pins import Pins
 from tests.unit.operator.parties import CLIENT, Authority
@@ -52,6 +52,24 @@ def test_a_connection_that_came_about_forgets_the_pin_before(monkeypatch: pytest
     loop.run(loop.spawn(client._connect(loop.now() + 5)))
     assert names == [bridge_server_name(NEW.pem)]
     assert not client._trust.pins.fall_back()
+
+
+def test_no_exchange_outlasts_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    deadlines: list[float] = []
+
+    async def connect(_loop: Loop, _endpoint: object, _trust: Trust, deadline: float) -> object:
+        deadlines.append(deadline)
+        raise UnavailableError("nobody is there")
+
+    monkeypatch.setattr("cloudtaser.wrapper.client.connect", connect)
+    settings = Config()
+    settings.ca_pem = OLD.pem
+    loop = Loop(lambda: 100.0)
+    client = Client(loop, settings, Endpoint("127.0.0.1", 1, tls=True, broker=True))
+    client.deadline = 101.0
+    with pytest.raises(UnavailableError):
+        loop.run(loop.spawn(client.call(b"GET", "x")))
+    assert deadlines == [101.0]
 
 
 def test_the_next_ca_is_pinned_and_named() -> None:
