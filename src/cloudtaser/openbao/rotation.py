@@ -154,7 +154,6 @@ class _Run:
             )
         else:
             wanted = self._recorded
-        await self._pregenerate(wanted)
         await self._record(wanted, "record the rotation: bridges serve both CAs from now on")
         # behind the record: cut off here, bridges go on under the former CAs, whose issuers it names
         for (mount, name, _), issuer in zip(mounts, successors, strict=True):
@@ -163,6 +162,7 @@ class _Run:
                 await use_issuer(steps, where, mount, issuer, why)
             else:
                 await steps.do("POST", where, f"{mount}/config/issuers", why)
+        await self._pregenerate(made=tunnel_ca is not None and pod_ca is not None)
         return await self.result(RotationState.STARTED)
 
     async def finish(self, *, force: bool) -> Rotation:
@@ -171,6 +171,7 @@ class _Run:
             current = await recorded_issuer(self._steps, self._space.namespace, mount, name, pem)
             why = f"sign under the next {name} from now on"
             await use_issuer(self._steps, self._space.namespace, mount, current, why)
+        await self._pregenerate(made=True)
         initialized = await self._records.initialized(self._recorded.fingerprint)
         waiting = await self._obstacles() if initialized is not None else []
         if waiting and not force:
@@ -232,12 +233,14 @@ class _Run:
         )
         return issued.certificate_pem.decode()
 
-    async def _pregenerate(self, wanted: Registered) -> None:
-        """In the pre-generated form, have pairs under the CAs that come."""
-        if wanted.pregenerated:
-            both = Authorities(wanted.tunnel_ca, wanted.pod_ca) if wanted is not self._recorded else None
-            fingerprint = wanted.fingerprint
-            await pregenerate(self._steps, self._layout, self._space, fingerprint, both, now=self._now)
+    async def _pregenerate(self, *, made: bool) -> None:
+        """In the pre-generated form, have pairs under the next CAs, if these are `made` and recorded."""
+        recorded = self._recorded
+        if recorded.pregenerated:
+            both = Authorities(recorded.tunnel_ca, recorded.pod_ca) if made else None
+            await pregenerate(
+                self._steps, self._layout, self._space, recorded.fingerprint, both, now=self._now
+            )
 
     async def _record(self, wanted: Registered, why: str) -> None:
         path = self._layout.record_path(self._layout.registered(wanted.fingerprint))
