@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cloudtaser.bridge.audit import Verdict
-from cloudtaser.bridge.gate import shown
+from cloudtaser.bridge.target import shown
 from cloudtaser.bridge.tokens import PodIdentity
 
 if TYPE_CHECKING:

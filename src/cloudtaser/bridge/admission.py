@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cloudtaser.bridge.gate import SHOWS_JWT, Allowed
 from cloudtaser.bridge.holders import Holder
 from cloudtaser.bridge.login import token_hash
 from cloudtaser.bridge.refusal import RequestRefused
+from cloudtaser.bridge.verdict import SHOWS_JWT, Allowed
 
 if TYPE_CHECKING:
     from cloudtaser.bridge.session import Session

@@ -11,8 +11,8 @@ import re
 from typing import Any, Final
 
 from cloudtaser.bridge import mounted
-from cloudtaser.bridge.gate import foreign
 from cloudtaser.bridge.refusal import RequestRefused
+from cloudtaser.bridge.token_forms import foreign
 from cloudtaser.errors import ProtocolError
 from cloudtaser.openbao.layout import POD_TOKEN_ROLE, Space
 from cloudtaser.wire.strict_json import dump_object, parse_object

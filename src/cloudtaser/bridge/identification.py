@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from cloudtaser.bridge import login, ownership
-from cloudtaser.bridge.gate import token_suffix
 from cloudtaser.bridge.health import fetch, parse
 from cloudtaser.bridge.refusal import RequestRefused
+from cloudtaser.bridge.token_forms import token_suffix
 from cloudtaser.bridge.tokens import MAX_TOKEN, PodIdentity, Reason, TokenRefused, verify
 from cloudtaser.errors import ProtocolError
 from cloudtaser.secret import Secret

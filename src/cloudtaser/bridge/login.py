@@ -13,9 +13,9 @@ from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cloudtaser.bridge.gate import token_suffix
 from cloudtaser.bridge.refusal import RequestRefused
 from cloudtaser.bridge.reply import MAX_HELD
+from cloudtaser.bridge.token_forms import token_suffix
 from cloudtaser.bridge.tokens import MAX_TOKEN, KeySet, PodIdentity, Reason, TokenRefused, verify
 from cloudtaser.errors import ProtocolError
 from cloudtaser.openbao.layout import DEFAULT_ROLE, OPERATOR_ROLE

@@ -20,8 +20,8 @@ from cloudtaser.wire.strict_json import dump_object
 
 if TYPE_CHECKING:
     from cloudtaser.bridge.cluster import Cluster
-    from cloudtaser.bridge.gate import Allowed
     from cloudtaser.bridge.session import Services
+    from cloudtaser.bridge.verdict import Allowed
     from cloudtaser.openbao.layout import Space
 
 _LOOKUP_SELF: Final = b"/v1/auth/token/lookup-self"

@@ -10,9 +10,9 @@ from collections.abc import Hashable
 from typing import Final
 
 from cloudtaser.bridge.exchange import Exchange, Receiver
-from cloudtaser.bridge.gate import CORRELATION_HEADER, Allowed
 from cloudtaser.bridge.refusal import RequestRefused
 from cloudtaser.bridge.upstream import Upstream
+from cloudtaser.bridge.verdict import CORRELATION_HEADER, Allowed
 from cloudtaser.wire.http1 import LAST_CHUNK, RequestHead, chunk, encode_request
 
 MAX_BODY: Final = 32 * 1024 * 1024

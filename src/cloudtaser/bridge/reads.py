@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from cloudtaser.bridge.gate import RESERVED, Allowed, Kind
+from cloudtaser.bridge.gate import RESERVED
+from cloudtaser.bridge.verdict import Allowed, Kind
 from cloudtaser.errors import CloudtaserError
 from cloudtaser.openbao.errors import CasConflict
 from cloudtaser.openbao.layout import Space

@@ -1,7 +1,7 @@
-"""Refusal: a request that the bridge does not pass on, after its head was let through.
+"""Refusal: a request that the bridge does not pass on, and why.
 
-Raised by `admission`, `bodies`, `login`, `passage` and `identification`; `turn` makes the answer and the
-audit's word of it.
+Raised by `target` and `token_forms` for a head (`gate` makes a verdict of it), and by `admission`, `bodies`,
+`login`, `passage` and `identification` after that; `turn` makes the answer and the audit's word of it.
 """
 
 from __future__ import annotations

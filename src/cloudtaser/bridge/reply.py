@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from cloudtaser.bridge.gate import CORRELATION_HEADER
+from cloudtaser.bridge.verdict import CORRELATION_HEADER
 from cloudtaser.wire.http1 import LAST_CHUNK, ResponseHead, chunk, encode_response_head
 
 MAX_HELD: Final = 65536

@@ -18,7 +18,6 @@ from typing import Final, cast
 from cloudtaser.bridge.admin_rules import NOTHING
 from cloudtaser.bridge.audit import Audit
 from cloudtaser.bridge.cluster import Cluster
-from cloudtaser.bridge.gate import Pin
 from cloudtaser.bridge.health import HealthWatch
 from cloudtaser.bridge.holders import Holders
 from cloudtaser.bridge.limits import Limits
@@ -27,6 +26,7 @@ from cloudtaser.bridge.mounted import LOGIN_MOUNTS
 from cloudtaser.bridge.tokens import PodIdentity
 from cloudtaser.bridge.turn import Turn
 from cloudtaser.bridge.upstream import Upstream
+from cloudtaser.bridge.verdict import Pin
 from cloudtaser.errors import UnavailableError
 from cloudtaser.net.layers import TlsLayer
 from cloudtaser.secret import Secret

@@ -17,7 +17,7 @@ from cloudtaser.bridge.account import Account
 from cloudtaser.bridge.admission import Admitted, admit, admit_stranger
 from cloudtaser.bridge.bodies import read, rewrite
 from cloudtaser.bridge.exchange import AnswerEvent
-from cloudtaser.bridge.gate import Allowed, Kind, Refused, judge
+from cloudtaser.bridge.gate import judge
 from cloudtaser.bridge.holders import Holder
 from cloudtaser.bridge.identification import identify, prove, reviewer
 from cloudtaser.bridge.migration import Place
@@ -26,6 +26,7 @@ from cloudtaser.bridge.reads import hands_out
 from cloudtaser.bridge.refusal import RequestRefused
 from cloudtaser.bridge.reply import Reply
 from cloudtaser.bridge.tokens import PodIdentity, Reason, TokenRefused
+from cloudtaser.bridge.verdict import Allowed, Kind, Refused
 from cloudtaser.errors import CloudtaserError, ProtocolError, UnavailableError
 from cloudtaser.openbao.layout import Space
 from cloudtaser.wire.http1 import CONTINUE, Body, HttpError, RequestHead, ResponseHead

@@ -9,7 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cloudtaser.bridge.admin_rules import DEFAULT, AdminRules
-from cloudtaser.bridge.gate import Allowed, Kind, Pin, Refused, foreign, judge, shown, token_suffix
+from cloudtaser.bridge.gate import judge
+from cloudtaser.bridge.verdict import Allowed, Kind, Pin, Refused
 
 PIN = Pin("cloudtaser/aaaaaaaa", "idAAAA")
 OPERATOR = Pin("cloudtaser/aaaaaaaa", "idAAAA", operator=True)
@@ -115,47 +116,28 @@ def test_what_is_not_listed_is_refused(method: bytes, target: bytes) -> None:
 @pytest.mark.parametrize(
     ("target", "reason"),
     [
-        (b"/v1/secret/../sys/mounts", "path_segments"),
-        (b"/v1/secret/./x", "path_segments"),
-        (b"/v1//sys/mounts", "path_segments"),
-        (b"/v1/secret//x", "path_segments"),
-        (b"/v1/secret/x/", "path_segments"),
-        (b"/v1/", "path_segments"),
-        (b"/v1//", "path_segments"),
         (b"/v1/secret/%2e%2e/sys/mounts", "path_segments"),
-        (b"/v1/secret/%2E%2E%2Fsys/mounts", "path_segments"),
-        (b"/v1/secret/.%2e/x", "path_segments"),
-        (b"/v1/secret%2F%2Fx", "path_segments"),
-        (b"/v1/secret/%252e%252e/sys", "path_characters"),
-        (b"/v1/secret/%00", "path_characters"),
-        (b"/v1/secret/a%0ab", "path_characters"),
-        (b"/v1/secret/a%7Fb", "path_characters"),
-        (b"/v1/secret/a%c2%85b", "path_characters"),
-        (b"/v1/secret/a%5c..%5cb", "path_characters"),
-        (b"/v1/secret/a%3Bb", "path_characters"),
+        (b"/v1/secret/x/", "path_segments"),
+        (b"/v1//", "path_segments"),
         (b"/v1/secret/a%3Flist=true", "path_characters"),
-        (b"/v1/secret/a%23b", "path_characters"),
-        (b"/v1/secret/%ff%fe", "path_not_utf8"),
-        (b"/v1/secret/%c0%ae%c0%ae/x", "path_not_utf8"),
         (b"/v1/secret/a;b", "path_bytes"),
-        (b"/v1/secret/a#b", "path_bytes"),
-        (b"/v1/secret/a\\b", "path_bytes"),
-        (b"/v1/secret/\xc3\xa9", "path_bytes"),
-        (b"/v1/secret/%zz", "path_bytes"),
-        (b"/v1/secret/%2", "path_bytes"),
-        (b"/v1/secret/a b", "path_bytes"),
-        (b"/v2/secret/x", "not_v1"),
         (b"/ui/", "not_v1"),
-        (b"v1/secret/x", "not_v1"),
-        (b"http://openbao/v1/secret/x", "not_v1"),
-        (b"*", "not_v1"),
-        (b"", "not_v1"),
-        (b"/V1/secret/x", "not_v1"),
+        (b"/v1/secret/x?namespace=b", "query_refused"),
+        (b"/v1/secret/x?a=%zz", "query_bytes"),
+        (b"/v1/secret/x?list=yes", "query_listing"),
+        (b"/v1/sys/internal/ui/mounts?x=1", "query_refused"),
+        (b"/v1/sys/internal/ui/mounts?list=true", "method"),
+        (b"/v1/auth/token/accessors?list=true", "not_listed"),
         (b"/v1/secret/" + b"a" * 5000, "target_too_long"),
     ],
 )
-def test_a_path_that_could_be_read_in_two_ways_is_refused(target: bytes, reason: str) -> None:
+def test_a_target_that_has_no_one_reading_is_refused(target: bytes, reason: str) -> None:
     assert refused(b"GET", target).reason == reason
+
+
+def test_a_listing_asked_for_in_the_query_is_judged_and_sent_as_the_method() -> None:
+    verdict = allowed(b"GET", b"/v1/secret/metadata/?scan=1&after=a%2Fb")
+    assert (verdict.method, verdict.target) == (b"SCAN", b"/v1/secret/metadata?after=a%2Fb")
 
 
 def test_an_encoded_slash_is_judged_and_sent_as_the_slash_that_openbao_reads() -> None:
@@ -188,38 +170,6 @@ def test_other_methods_are_refused(method: bytes) -> None:
 @pytest.mark.parametrize("method", [b"GET", b"LIST", b"DELETE", b"PATCH"])
 def test_listed_calls_take_their_own_method_only(method: bytes, target: bytes) -> None:
     assert refused(method, target).status == 405
-
-
-def test_list_and_scan_queries_are_the_methods_in_other_words() -> None:
-    assert allowed(b"GET", b"/v1/secret/metadata/?list=true").method == b"LIST"
-    assert allowed(b"GET", b"/v1/secret/metadata?scan=1&after=a%2Fb&limit=5").method == b"SCAN"
-    assert (
-        allowed(b"GET", b"/v1/secret/metadata?scan=1&after=a%2Fb").target
-        == b"/v1/secret/metadata?after=a%2Fb"
-    )
-    assert allowed(b"LIST", b"/v1/secret/metadata?list=true").method == b"LIST"
-    assert allowed(b"GET", b"/v1/secret/data/x?list=false").method == b"GET"
-    assert refused(b"GET", b"/v1/sys/internal/ui/mounts?list=true").status == 405
-    assert refused(b"GET", b"/v1/auth/token/accessors?list=true").reason == "not_listed"
-    for query in (b"list=true&scan=true", b"list=yes", b"list=", b"list=true&list=false", b"list=TRUE"):
-        assert refused(b"GET", b"/v1/secret/metadata?" + query).status == 400
-    assert refused(b"POST", b"/v1/secret/metadata?list=true").reason == "query_listing"
-    assert refused(b"SCAN", b"/v1/secret/metadata?list=true").reason == "query_listing"
-
-
-def test_queries_are_written_anew_and_only_plain_ones() -> None:
-    assert allowed(b"GET", b"/v1/secret/data/x?version=3").target == b"/v1/secret/data/x?version=3"
-    assert allowed(b"GET", b"/v1/secret/data/x?").target == b"/v1/secret/data/x"
-    assert allowed(b"GET", b"/v1/kv/x?a=b+c&&d=e%26f").target == b"/v1/kv/x?a=b%20c&d=e%26f"
-    for query in (b"help=1", b"namespace=cloudtaser/bbbbbbbb", b"Namespace=x", b"%6eamespace=x"):
-        assert refused(b"GET", b"/v1/secret/data/x?" + query).reason == "query_refused"
-    for query in (b"a=1;b=2", b"a=\xff", b"a=%zz", b"a=#"):
-        assert refused(b"GET", b"/v1/secret/data/x?" + query).reason == "query_bytes"
-    assert refused(b"GET", b"/v1/secret/data/x?a=%0d%0a").reason == "query_characters"
-    assert refused(b"GET", b"/v1/secret/data/x?a=1&%61=2").reason == "query_duplicate"
-    assert refused(b"GET", b"/v1/secret/data/x?token=" + OWN).reason == "token_in_query"
-    assert refused(b"GET", b"/v1/sys/internal/ui/mounts?x=1").reason == "query_refused"
-    assert refused(b"GET", b"/v1/secret/data/x?" + b"&".join(b"a%d=1" % i for i in range(40))).status == 400
 
 
 def test_only_listed_headers_are_written_and_the_namespace_is_the_tunnels() -> None:
@@ -354,29 +304,7 @@ def test_shared_is_refused_with_the_way_out() -> None:
     assert "copy the secret" in refused(b"GET", b"/v1/shared/data/x").message
 
 
-def test_foreign_reads_identifiers_as_openbao_does() -> None:
-    assert not foreign("pki/issue/r/dwJV.idAAAA", "idAAAA")
-    assert not foreign("s.x.idAAAA", "idAAAA")
-    for other in (
-        "pki/issue/r/dwJV.idBBBB",
-        "pki/issue.idAAAA/r/dwJV",
-        "dwJV",
-        "",
-        ".idAAAA",
-        "x.idAAAA/",
-        "x.",
-    ):
-        assert foreign(other, "idAAAA")
-    assert token_suffix("s.x.idAAAA") == "idAAAA"
-    assert token_suffix("root") == ""
-
-
-def test_a_path_in_a_message_is_printable_and_short() -> None:
-    assert shown("a\x1b[31mb") == "/v1/a?[31mb"
-    assert len(shown("x" * 999)) < 220
-
-
-def test_a_token_in_a_path_is_not_shown() -> None:
+def test_a_token_in_a_path_is_not_in_the_refusal() -> None:
     """Older calls of OpenBao take it there; they are refused, and the refusal is logged."""
     for token in (
         "s.0123456789abcdefghijklmn.idAAAA",
@@ -384,10 +312,8 @@ def test_a_token_in_a_path_is_not_shown() -> None:
         "eyJhbGciOi.eyJhdWQi.c2ln",
     ):
         for path in (f"auth/token/renew/{token}", f"sys/wrapping/unwrap/{token}", f"secret/data/{token}/x"):
-            assert token not in shown(path)
             verdict = judge(b"POST", f"/v1/{path}".encode(), (), PIN)
             assert isinstance(verdict, Allowed) or token not in verdict.message
-    assert shown("secret/data/users.configuration-of-all") == "/v1/secret/data/users.configuration-of-all"
 
 
 TARGETS = st.one_of(

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from cloudtaser.bridge import mounted
 from cloudtaser.bridge.bodies import rewrite
-from cloudtaser.bridge.gate import Allowed, Pin, Refused, judge
+from cloudtaser.bridge.gate import judge
 from cloudtaser.bridge.refusal import RequestRefused
+from cloudtaser.bridge.verdict import Allowed, Pin, Refused
 from cloudtaser.openbao.form import Form
 from cloudtaser.openbao.layout import Layout
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from cloudtaser.bridge.gate import Allowed, Kind
 from cloudtaser.bridge.reads import COUNTS_EVERY, PATHS_LIMIT, SIZE_LIMIT, ReadKeeper, ReadLog, hands_out
+from cloudtaser.bridge.verdict import Allowed, Kind
 from cloudtaser.errors import UnavailableError
 from cloudtaser.openbao.client import CasConflict
 from cloudtaser.openbao.records import PathRead, Reads, instant
