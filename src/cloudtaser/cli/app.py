@@ -23,16 +23,13 @@ from cloudtaser.cli.output import Format, Printer
 from cloudtaser.errors import CloudtaserError, ConfigError, UsageError
 from cloudtaser.version import VERSION
 
-EXIT_CODES: Final = (
-    "Exit codes: 0 done, 1 failed, 2 usage, 3 differs or drifted, 4 not authorised. "
-    "Example: cloudtaser-cli source list"
-)
+_DIFFERS: Final = "differs or drifted, still under way, or needs a person"
 _INTERRUPTED: Final = 130
 _TOKEN: Final = re.compile(r"\b(?:hv[sbr]|[sbr])\.[A-Za-z0-9._-]{20,}")
 
 app = typer.Typer(
     help="Secrets from an OpenBao you host, straight into process memory on any Kubernetes.",
-    epilog=EXIT_CODES,
+    epilog=manual("demo", "source status", differs=_DIFFERS),
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     add_completion=False,  # `completion` instead

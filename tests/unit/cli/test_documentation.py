@@ -13,6 +13,7 @@ from cloudtaser.cli.app import main
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "cli.md").read_text()
 SOURCE = [
     *("register", "deregister", "list", "show", "allow", "deny", "grants", "bridge-token"),
+    *("bridge-login", "pairs"),
     *("rotate", "suspend", "resume", "reset", "accept-keys", "move", "status"),
 ]
 
@@ -26,6 +27,6 @@ def test_every_flag_of_a_command_is_documented(
     monkeypatch.setattr(sys, "argv", ["cloudtaser-cli"])
     assert f"`{' '.join(command)}" in DOCUMENT
     assert main([*command, "--help"]) == 0
-    options = capsys.readouterr().out.split("Options:")[1].split("Example:")[0]
+    options = capsys.readouterr().out.split("Options:")[1].split("Examples:")[0]
     for flag in set(re.findall(r"^  (?:-\w, )?(--[a-z-]+)", options, re.MULTILINE)) - {"--help"}:
         assert flag in DOCUMENT, flag

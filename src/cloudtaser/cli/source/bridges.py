@@ -31,7 +31,15 @@ async def bridge_token(
     ] = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Make a bridge's token and print it, once."""
+    """Make a bridge's token and print it, once.
+
+    The token lives an hour beyond its last renewal, which the bridge sees to, and can be used from the
+    given networks alone. Each bridge needs an --id and a token of its own. Running it again makes one
+    more token and ends none: an earlier one ends within the hour once its bridge stops.
+
+    With --admin it is the second token, with which a bridge stores what administrators migrate; it can
+    neither read nor overwrite a value. Where a token in a file will not do, see `source bridge-login`.
+    """
     from cloudtaser.openbao.admin_token import make_admin_token
     from cloudtaser.openbao.bridge_token import make_bridge_token
 

@@ -39,7 +39,16 @@ async def allow(
     ] = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Let pods read more. What lies under secret/data/NAMESPACE/ they always may."""
+    """Let pods read more. What lies under secret/data/NAMESPACE/ they always may.
+
+    A policy and a login role are written, and bridges choose that role when such a pod logs in. Pods
+    that were granted something before may read the new path at once, others from their next login on. A
+    ServiceAccount with grants of its own keeps those of its namespace.
+
+    A path names one secret or one role of an engine: secret/data/shared/db, database/creds/shop.
+    Wildcards and OpenBao's own administration are refused. The secret itself is neither made nor looked
+    at. The way back is `source deny`.
+    """
     from cloudtaser.openbao.grants import allow as run
 
     if not path:
@@ -65,7 +74,12 @@ async def deny(
     ] = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Take back what `allow` granted. At once, also from pods that run."""
+    """Take back what `allow` granted. At once, also from pods that run.
+
+    OpenBao refuses the next read. What a pod has read it keeps, and a lease it was given runs on until
+    its end: change such a secret. What lies under secret/data/NAMESPACE/ cannot be taken back; it
+    belongs to the namespace.
+    """
     from cloudtaser.openbao.grants import deny as run
 
     who = _who(namespace, serviceaccount)

@@ -37,7 +37,16 @@ async def reset(
     join_code: JoinCode = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Let a cluster come in anew: new CAs, nothing issued lives on. Lists the paths read so far."""
+    """Let a cluster come in anew, with new CAs. Nothing issued lives on; the paths read so far are listed.
+
+    For when the wrong one came in first, or a CA's key may be known. Logins are closed, CAs made that
+    follow the recorded ones, all tokens and leases revoked, the former CAs deleted; then the cluster
+    may come in within 24 hours, as after `source register`. Cut off in between, run it again.
+
+    Secrets and grants stay. In the cluster, ConfigMap cloudtaser-trust must be deleted and the operator
+    restarted, with the new bridge pin if one is set; pods must be made anew, since they pin the former
+    pod CA. There is no way back to the former CAs.
+    """
     from cloudtaser.openbao.reset import forget_reads
     from cloudtaser.openbao.reset import reset as run
 
@@ -102,7 +111,17 @@ async def accept_keys(
     ] = "",
     dry_run: DryRun = False,
 ) -> None:
-    """Confirm signing keys of which none was known before. Until then no login counts that they signed."""
+    """Confirm signing keys of which none was known before. Until then no login counts that they signed.
+
+    A cluster that changes its keys one by one needs nobody. One whose keys all changed at once (or
+    somebody in its place) is not believed: the bridge puts the new keys aside, and `source status` says
+    so. Compare with `kubectl get --raw /openid/v1/jwks`, then accept; bridges check logins with them
+    within seconds.
+
+    With --digest exactly that set is accepted, and none that came since you looked. To refuse a set, do
+    nothing: the recorded keys count on. There is no way back but the cluster's own next set; if it was
+    not the cluster, `source suspend` and then `source reset`.
+    """
     from cloudtaser.openbao.accepting import accept_keys as run
 
     async with session.connect() as client:
@@ -142,7 +161,15 @@ async def move(
     join_code: JoinCode = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Give a cluster's space to the cluster that replaces it. Secrets, keys and grants stay."""
+    """Give a cluster's space to the cluster that replaces it. Secrets, keys and grants stay.
+
+    The registration of OLD is suspended first and all that was issued to it is revoked. Then CAs, roles
+    and audiences are made for NEW, which has 24 hours to come in; OLD's registration is removed last.
+    Cut off in between, run it again.
+
+    OLD must be gone, or it loses its secrets with the tunnels. Nothing is installed in NEW: install the
+    operator there with the new bridge pin. The way back is `source move NEW OLD`.
+    """
     from cloudtaser.openbao.moving import move as run
 
     async with session.connect() as client:

@@ -42,7 +42,15 @@ async def bridge_login(
     ] = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Let a bridge log in by AppRole or TLS certificate. Of AppRole a secret id is printed, once."""
+    """Let a bridge log in by AppRole or TLS certificate. Of AppRole a secret id is printed, once.
+
+    The login is made if it is not there, and the flags are shown that the bridge needs. With
+    --certificate the bridge logs in by the key of that certificate, or of one that the authority in
+    FILE signed. Running it again for AppRole makes one more secret id; earlier ones go on working.
+
+    It stands for the bridge's token alone. The second one, for what administrators migrate, is made by
+    `source bridge-token --admin` in any case.
+    """
     from cloudtaser.openbao.bridge_login import make_bridge_login
 
     pem = _pem(certificate) if certificate else ""

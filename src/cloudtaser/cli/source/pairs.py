@@ -33,7 +33,12 @@ async def pairs(
     ] = "",
     dry_run: DryRun = False,
 ) -> None:
-    """Write the pairs that `register --pregenerate` stored to files, for a bridge that is given them so."""
+    """Write a bridge's stored pairs to files. `register --pregenerate` stores them.
+
+    Six files: client.crt, client.key, pod.crt, pod.key, ca.crt, pod-ca.crt. Each is replaced whole or
+    not at all, so a running bridge may watch the directory; one that holds such files of another
+    cluster is refused. After `source rotate` run it again. Nothing changes in OpenBao.
+    """
     from cloudtaser.openbao import pair_files
 
     if not out_dir:

@@ -56,7 +56,16 @@ async def register(
     ] = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Register a cluster: its space, two CAs, login and policies. Run again, it completes or does nothing."""
+    """Register a cluster: its space, two CAs, login and policies. Run again, it completes or does nothing.
+
+    What the cluster needs in OpenBao is made first and the registration recorded last, so a run that is
+    cut off leaves nothing that counts: run it again. Bridges take the cluster up within seconds; its
+    operator has 24 hours to come in. After that, or when a part was lost, run it again as well.
+
+    Nothing is installed in the cluster and no secret is stored: the last line says what to run there.
+    The bridge pin may be kept in git. A join code is shown once; asking again makes another. The way
+    back is `source deregister`.
+    """
     from cloudtaser.net.dial import Address
     from cloudtaser.openbao.registration import register as run
 
@@ -132,7 +141,16 @@ async def deregister(
     ] = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Take a registration back. All that was issued to the cluster is revoked; its secrets stay."""
+    """Take a registration back. All that was issued to the cluster is revoked; its secrets stay.
+
+    The records go first, so that bridges close the tunnels within six seconds; then every token and
+    lease is revoked, and the login, both CAs and the policies are removed. Cut off in between, run it
+    again. Applications keep what they have read.
+
+    Grants are forgotten. Secrets, transit keys and engines stay in the space until --purge, which
+    cannot be undone; registering the same fingerprint again finds them. To stop a cluster for a while,
+    use `source suspend`; when it was re-created under another fingerprint, `source move`.
+    """
     from cloudtaser.openbao.deregistration import deregister as run
 
     chosen = the_fingerprint(argument, fingerprint)
@@ -180,7 +198,12 @@ async def show(
         bool, typer.Option("--paths", help="Where in OpenBao its records and mounts are.")
     ] = False,
 ) -> None:
-    """Show one registered cluster."""
+    """Show one registered cluster.
+
+    Its state is registered (nobody came in yet), lapsed (nobody came in within 24 hours), initialised
+    or suspended. Compare the CAs with what the cluster's ConfigMaps hold. Tunnels and pods are what
+    bridges reported last.
+    """
     from cloudtaser.openbao import clusters
     from cloudtaser.openbao.authorities import describe
 

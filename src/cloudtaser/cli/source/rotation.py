@@ -47,7 +47,20 @@ async def rotate(
     ] = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Make new certificates, or with --ca new CAs. The old go on until nobody needs them."""
+    """Make new certificates, or with --ca new CAs. The old go on until nobody needs them.
+
+    Without --ca, bridges and operators get new certificates and make new tunnels before they give up
+    the old ones: no request fails. Former certificates count 90 seconds more. With --now they do not,
+    and tunnels are cut for some seconds.
+
+    With --ca, the first run makes a second tunnel CA and pod CA beside those in use. Operators and
+    running pods take them up by themselves. Later runs say who still needs the former CAs, and end the
+    rotation when nobody does. --force ends it at once: pods that still pin the former CA must then be
+    restarted.
+
+    There is no way back, and none is needed: both CAs count until the end. When a CA's own key may be
+    known to somebody, use `source reset`, for a rotation is vouched for by the former CA.
+    """
     from cloudtaser.openbao.leaves import rotate_leaves
     from cloudtaser.openbao.rotation import rotate_authorities
 

@@ -15,7 +15,13 @@ app = typer.Typer(rich_markup_mode=None)
 @app.command(epilog=example("status", "status -q", differs="if something needs a person"))
 @command
 async def status(session: Session) -> None:
-    """Show bridges, tunnels and ends of certificates, and what needs a person."""
+    """Show all bridges and clusters, and what needs a person.
+
+    All is read from OpenBao: the registrations, and what each bridge wrote in the last seconds. A
+    bridge that has written nothing for three minutes counts as gone. Neither bridges nor clusters are
+    asked, so this works while they are away; `cloudtaser-bridge status` beside a bridge says more about
+    that one.
+    """
     from cloudtaser.openbao.records import instant
     from cloudtaser.openbao.status import look
 

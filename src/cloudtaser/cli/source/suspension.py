@@ -32,7 +32,16 @@ async def suspend(
     fingerprint: HiddenFingerprint = "",
     dry_run: DryRun = False,
 ) -> None:
-    """Break the glass: end a cluster's tunnels, logins, tokens and leases."""
+    """Break the glass: end tunnels, logins, tokens and leases. One cluster's; others notice nothing.
+
+    The registration says so first, and bridges close the tunnels within six seconds. Then OpenBao
+    accepts no login of the cluster any more, and all that was issued there is revoked. What cannot be
+    revoked at once, such as a login at a database that does not answer, is named, and OpenBao goes on
+    trying: run it again to look.
+
+    Applications run on and keep what they have read: change those secrets. Secrets, grants and CAs
+    stay. The way back is `source resume`.
+    """
     from cloudtaser.openbao.suspension import suspend as run
 
     async with session.connect() as client:
@@ -55,7 +64,11 @@ async def resume(
     fingerprint: HiddenFingerprint = "",
     dry_run: DryRun = False,
 ) -> None:
-    """Let a suspended cluster come back. Its operator and pods do so by themselves."""
+    """Let a suspended cluster come back. Its operator and pods do so by themselves.
+
+    OpenBao gets the cluster's signing keys back, bridges park again within seconds, operators make
+    their tunnels, and pods log in anew. Tokens and leases that were revoked stay so.
+    """
     from cloudtaser.openbao.suspension import resume as run
 
     async with session.connect() as client:
