@@ -27,6 +27,8 @@ class Account:
     verdict: Verdict = "refused"
     reason: str = ""
     """One word; empty for what passed."""
+    role: str = ""
+    """That a login asks for, as the pod calls it; not in the audit."""
     via: str = ""
     """Which door of the bridge it came through; empty for a pod's and the operator's."""
     version: int = 0

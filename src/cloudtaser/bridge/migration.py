@@ -22,7 +22,6 @@ from cloudtaser.errors import ProtocolError, UsageError
 from cloudtaser.openbao.layout import Space
 from cloudtaser.openbao.paths import check_path
 from cloudtaser.wire.migration import (
-    MAX_BODY,
     MAX_LIFETIME,
     MIGRATE_TARGET,
     Migration,
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from cloudtaser.bridge.vault_writer import VaultWriter
 
 TARGET: Final = MIGRATE_TARGET.encode()
-__all__ = ["MAX_BODY", "TARGET", "Admin", "Place", "enter", "migrate"]
+__all__ = ["TARGET", "Admin", "Place", "enter", "migrate"]
 
 PLACES: Final = 32
 """Migrations under way on this bridge, each with its body in memory."""

@@ -10,17 +10,15 @@ from collections.abc import Hashable
 from typing import Final
 
 from cloudtaser.bridge.exchange import Exchange, Receiver
-from cloudtaser.bridge.refusal import RequestRefused
+from cloudtaser.bridge.refusal import too_long
 from cloudtaser.bridge.upstream import Upstream
-from cloudtaser.bridge.verdict import CORRELATION_HEADER, Allowed
+from cloudtaser.bridge.verdict import CORRELATION_HEADER, READS, Allowed
 from cloudtaser.wire.http1 import LAST_CHUNK, RequestHead, chunk, encode_request
 
 MAX_BODY: Final = 32 * 1024 * 1024
 """Bytes of a request's body, as OpenBao's own bound."""
 HELD: Final = 32 * 1024
 """Bytes of a request kept until its body is whole."""
-
-_READS: Final = frozenset({b"GET", b"LIST", b"SCAN"})
 
 
 class Passage:
@@ -46,13 +44,13 @@ class Passage:
         method = self._allowed.method
         self._chunked = head.chunked
         self._length = head.content_length
-        if self._length is None and not self._chunked and method not in _READS:
+        if self._length is None and not self._chunked and method not in READS:
             self._length = 0
         data = self._encode(self._length, chunked=self._chunked)
         if self._length or self._chunked:
             self._unsent += data
         else:
-            self._start(data, ended=True, repeatable=method in _READS)
+            self._start(data, ended=True, repeatable=method in READS)
 
     def whole(self, body: bytes) -> None:
         """The request at once, with a body that was read and written anew."""
@@ -62,7 +60,7 @@ class Passage:
         """The next part of the body. RequestRefused when there is too much of it."""
         self._size += len(data)
         if self._size > MAX_BODY:
-            raise RequestRefused(413, f"the body is longer than {MAX_BODY} bytes", "body_too_long")
+            raise too_long(MAX_BODY)
         last = not self._chunked and self._size == self._length
         self._send(chunk(data) if self._chunked else data, last=last)
 

@@ -18,3 +18,8 @@ class RequestRefused(RefusedError):
         self.status = status
         self.reason = reason
         self.wait = wait
+
+
+def too_long(limit: int) -> RequestRefused:
+    """Of a body with more than `limit` bytes."""
+    return RequestRefused(413, f"the body is longer than {limit} bytes", "body_too_long")

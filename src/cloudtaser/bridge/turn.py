@@ -1,47 +1,38 @@
 """Turn: one request, from its head to its answer.
 
 Made by `session`, one at a time on a stream. The gate judges the head; what it lets through goes to OpenBao
-as it comes, except for the few bodies that are read whole because they name a token; OpenBao's answer comes
-back as it comes, except for errors that get a line added. Nothing of a body is kept beyond that.
+as it comes, except for the few bodies that are read whole because they name a token (`calls`); OpenBao's
+answer comes back as it comes, except for errors that get a line added (`response`). Nothing of a body is kept
+beyond that.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from cloudtaser.bridge import answers, login, migration, mounted, ownership
+from cloudtaser.bridge import answers, calls, migration, response
 from cloudtaser.bridge.account import Account
 from cloudtaser.bridge.admission import Admitted, admit, admit_stranger
-from cloudtaser.bridge.bodies import read, rewrite
 from cloudtaser.bridge.exchange import AnswerEvent
 from cloudtaser.bridge.gate import judge
-from cloudtaser.bridge.holders import Holder
-from cloudtaser.bridge.identification import identify, prove, reviewer
+from cloudtaser.bridge.identification import prove
 from cloudtaser.bridge.migration import Place
 from cloudtaser.bridge.passage import MAX_BODY, Passage
-from cloudtaser.bridge.reads import hands_out
-from cloudtaser.bridge.refusal import RequestRefused
+from cloudtaser.bridge.refusal import RequestRefused, too_long
 from cloudtaser.bridge.reply import Reply
-from cloudtaser.bridge.tokens import PodIdentity, Reason, TokenRefused
-from cloudtaser.bridge.verdict import Allowed, Kind, Refused
+from cloudtaser.bridge.tokens import Reason, TokenRefused
+from cloudtaser.bridge.verdict import READS, Allowed, Kind, Refused
 from cloudtaser.errors import CloudtaserError, ProtocolError, UnavailableError
 from cloudtaser.openbao.layout import Space
 from cloudtaser.wire.http1 import CONTINUE, Body, HttpError, RequestHead, ResponseHead
-from cloudtaser.wire.strict_json import dump_object
 
 if TYPE_CHECKING:
     from cloudtaser.bridge.session import Session
 
-MAX_READ_WHOLE: Final = 16384
-"""Bytes of a body that is read whole before anything is sent."""
-
-_READS: Final = frozenset({b"GET", b"LIST", b"SCAN"})
 _PASSES: Final = Kind.FORWARD
-_REVOKE_SELF: Final = "auth/token/revoke-self"
-_WRAPPING: Final = "sys/wrapping/"
 
 
 class Turn:
@@ -57,9 +48,8 @@ class Turn:
         self._passage: Passage | None = None
         self._task: asyncio.Task[None] | None = None
         self._space: Space | None = None  # on a server without namespaces
-        self._role = ""
         self._whole: list[bytes] | None = None  # the body, where it is read whole
-        self._most = MAX_READ_WHOLE  # bytes of it
+        self._most = MAX_BODY  # bytes of it
         self._place: Place | None = None
         self._size = 0
         self._pressed = False  # OpenBao reads slower than the pod sends
@@ -98,13 +88,13 @@ class Turn:
         """The next part of the request's body."""
         self._size += len(data)
         if self._discard:
-            if self._size > MAX_READ_WHOLE:
+            if self._size > calls.MAX_READ_WHOLE:
                 self._reply.last = True
                 self._finish()
         elif self._whole is not None:
             self._whole.append(data)
             if self._size > self._most:
-                self._refuse(_too_long(self._most))
+                self._refuse(too_long(self._most))
         else:
             assert self._passage is not None
             try:
@@ -178,7 +168,7 @@ class Turn:
                 assert self._passage is not None
                 self._passage.answered()
                 held = reply.held()
-                out.append(reply.end() if held is None else reply.release(self._explain(*held)))
+                out.append(reply.end() if held is None else reply.release(self._explained(*held)))
                 self._answered = True
         data = b"".join(out)
         if data:
@@ -216,13 +206,11 @@ class Turn:
         self._session.heard(self._account.identity)
         length = head.content_length or 0
         streams = allowed.kind is _PASSES
-        if streams and allowed.method in _READS and (length or head.chunked):
+        if streams and allowed.method in READS and (length or head.chunked):
             raise RequestRefused(400, f"{allowed.method.decode()} takes no body here", "body_form")
-        if allowed.kind is Kind.MIGRATE:
-            self._most = migration.MAX_BODY
-        most = MAX_BODY if streams else self._most
-        if length > most:
-            raise _too_long(most)
+        self._most = MAX_BODY if streams else calls.longest(allowed.kind)
+        if length > self._most:
+            raise too_long(self._most)
         if allowed.kind is Kind.MIGRATE:
             self._spawn(self._enter(head, allowed.token))
             return
@@ -230,7 +218,7 @@ class Turn:
         if not streams:
             self._whole = []
         elif self._unproven:
-            self._spawn(self._prove(lambda: self._forward().open(head)))
+            self._spawn(self._prove(head, allowed.token))
         else:
             self._forward().open(head)
 
@@ -264,69 +252,35 @@ class Turn:
     def _read_whole(self, body: bytes) -> None:
         allowed = self._allowed
         assert allowed is not None
-        match allowed.kind:
-            case Kind.HEALTH | Kind.SEAL_STATUS:
-                self._spawn(self._tell_health(allowed.kind))
-            case Kind.POD_CA:
-                self._tell_pod_ca()
-            case Kind.LOGIN:
-                self._spawn(self._login(body))
-            case Kind.MIGRATE:
-                self._spawn(self._migrate(body))
-            case Kind.REVIEWER:
-                self._spawn(self._take_reviewer(body, allowed.token))
-            case _ if self._space is not None:
-                self._spawn(self._inspect_in_root(self._space, body))
-            case _ if allowed.unproven and not allowed.path.startswith(_WRAPPING):
-                self._spawn(self._prove(lambda: self._inspect(body)))
-            case _:
-                self._inspect(body)
-
-    def _inspect(self, body: bytes) -> None:
-        allowed = self._allowed
-        assert allowed is not None
-        known = self._session.cluster.namespace_id
+        if allowed.kind is Kind.MIGRATE:
+            self._spawn(self._migrate(body))
+            return
         try:
-            if allowed.unproven and known is None:  # proving would use up a wrapping token
-                raise RequestRefused(503, "this bridge has seen no login of the cluster yet", "space_unknown")
-            self._forward().whole(rewrite(allowed.path, body, known))
+            outcome = calls.at_once(self._session, allowed, self._space, body)
         except RequestRefused as refused:
             self._refuse(refused)
+            return
+        if outcome is None:
+            self._spawn(self._ask(allowed, body))
+        else:
+            self._deliver(outcome)
 
-    async def _inspect_in_root(self, space: Space, body: bytes) -> None:
-        allowed, admitted, session = self._allowed, self._admitted, self._session
-        assert allowed is not None
-        assert admitted is not None
-        fields = read(allowed.path, body, "", space)
-        known = admitted.holder is not None
-        await ownership.check_request(session.cluster, session.services, space, allowed, fields, known=known)
-        self._forward().whole(dump_object(fields))
+    async def _ask(self, allowed: Allowed, body: bytes) -> None:
+        assert self._admitted is not None
+        known = self._admitted.holder is not None
+        session, account = self._session, self._account
+        self._deliver(await calls.after_asking(session, account, allowed, self._space, body, known=known))
 
-    async def _prove(self, then: Callable[[], None]) -> None:
-        assert self._allowed is not None
-        await prove(self._session.cluster, self._session.services, self._allowed.token)
-        then()
+    def _deliver(self, outcome: bytes | calls.OwnAnswer) -> None:
+        if isinstance(outcome, bytes):
+            self._forward().whole(outcome)
+        else:
+            self._account.verdict = "allowed"
+            self._say(outcome.status, outcome.body)
 
-    async def _login(self, body: bytes) -> None:
-        session = self._session
-        request = login.parse(body)
-        operator = session.pin.operator
-        identity = await identify(session.cluster, session.services, request, on_operator_stream=operator)
-        self._account.identity = identity
-        self._role = login.role_for(request.role, identity, session.cluster.grants.roles)
-        role = self._role if self._space is None else self._space.role(self._role)
-        self._forward().whole(login.build(role, request.jwt))
-
-    async def _take_reviewer(self, body: bytes, jwt: str) -> None:
-        session = self._session
-        self._account.identity, token = await reviewer(session.cluster, session.services, body, jwt)
-        session.services.reviewer_token(session.cluster, token)
-        self._account.verdict = "allowed"
-        self._say(204, b"")
-
-    def _tell_pod_ca(self) -> None:
-        self._account.verdict = "allowed"
-        self._say(200, dump_object({"pod_ca": self._session.cluster.pod_ca}))
+    async def _prove(self, head: RequestHead, token: str) -> None:
+        await prove(self._session.cluster, self._session.services, token)
+        self._forward().open(head)
 
     async def _enter(self, head: RequestHead, jwt: str) -> None:
         """A migration's token is checked before its body is taken."""
@@ -340,16 +294,6 @@ class Turn:
         correlation = self._reply.correlation
         outcome = await migration.migrate(self._session, self._account, place, body, correlation)
         self._say(200 if outcome.created else 409, outcome.encode())
-
-    async def _tell_health(self, kind: Kind) -> None:
-        health = await self._session.services.health.read()
-        self._account.verdict = "allowed"
-        if not health.reachable:
-            self._say(503, answers.errors(health.problem))
-        elif kind is Kind.HEALTH:
-            self._say(health.status, health.health)
-        else:
-            self._say(200, health.seal_status)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._task = self._session.loop.create_task(self._guarded(work))
@@ -390,54 +334,16 @@ class Turn:
         if 300 <= status < 400 and status != 304:
             self._fail(503, answers.STANDBY, "redirect")
             return False
-        if allowed.kind is Kind.LOGIN or status == 503 or (status == 403 and allowed.method in _READS):
+        if response.is_held(allowed, self._space, status):
             self._reply.hold(head)
-            return True
-        if self._space is not None and (status >= 400 or mounted.translates(allowed.path)):
-            self._reply.hold(head)
-            return True
-        if status < 300 and hands_out(allowed, status):
-            self._session.cluster.reads.note(allowed.path, self._session.services.now())
-        if status < 300 and admitted.token_hash:
-            holders = self._session.services.holders
-            if allowed.path == _REVOKE_SELF:
-                holders.forget(admitted.token_hash)
-            elif admitted.holder is None:
-                holders.note(admitted.token_hash, Holder(self._session.cluster.fingerprint, None))
-        out.append(self._reply.open(head))
+        else:
+            response.note(self._session, allowed, admitted, status)
+            out.append(self._reply.open(head))
         return True
 
-    def _explain(self, status: int, body: bytes) -> bytes:
-        """The whole of an answer is there: learn from it, or add to it."""
-        allowed, identity = self._allowed, self._account.identity
-        assert allowed is not None
-        fingerprint = self._session.cluster.fingerprint
-        if self._space is not None:
-            body = mounted.answer(self._space, allowed.path, status, body)
-        if status == 503:
-            self._account.reason = "upstream"
-            return answers.errors(answers.unavailable(body))
-        if allowed.kind is Kind.LOGIN:
-            assert identity is not None
-            if status == 200:
-                self._learn_login(body, identity)
-            elif status in (400, 403):
-                self._account.reason = "role"
-                return answers.refused_login(body, fingerprint, identity, self._role)
-        elif status == 403:
-            self._account.reason = "policy"
-            if allowed.token:
-                return answers.denied_read(body, fingerprint, identity, allowed.path)
-        return body
-
-    def _learn_login(self, body: bytes, identity: PodIdentity) -> None:
-        issued = login.read_answer(body)
-        if issued is None:
-            return
-        session = self._session
-        session.services.holders.note(issued.token_hash, Holder(session.cluster.fingerprint, identity))
-        if issued.namespace_id:
-            session.cluster.namespace_id = issued.namespace_id
+    def _explained(self, status: int, body: bytes) -> bytes:
+        assert self._allowed is not None
+        return response.explain(self._session, self._account, self._allowed, self._space, status, body)
 
     def _refuse(self, refused: RequestRefused) -> None:
         """Say no."""
@@ -490,7 +396,3 @@ class Turn:
             self._place.leave()
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
-
-
-def _too_long(limit: int) -> RequestRefused:
-    return RequestRefused(413, f"the body is longer than {limit} bytes", "body_too_long")

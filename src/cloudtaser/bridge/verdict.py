@@ -14,6 +14,8 @@ from cloudtaser.bridge.admin_rules import AdminRules
 from cloudtaser.openbao.layout import Space
 
 CORRELATION_HEADER: Final = b"x-correlation-id"
+READS: Final = frozenset({b"GET", b"LIST", b"SCAN"})
+"""Methods that take no body."""
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
