@@ -35,8 +35,8 @@ class Registered:
     `tunnel_ca` and `pod_ca` are the current ones, which OpenBao's PKI mounts sign with by default. During a
     rotation the former ones stand beside them, and `endorsement` is a certificate (PEM) under the former
     tunnel CA that names the current one: with it an operator that pinned the former accepts the current.
-    Certificates made before `rotated_at` are to be renewed. With `pregenerated` the leaves are stored, of one
-    year (spec/wire.md, "Pre-generated form").
+    The last rotation of the CAs ended at `cas_rotated_at`. Certificates made before `rotated_at` are to be
+    renewed. With `pregenerated` the leaves are stored, of one year (spec/wire.md, "Pre-generated form").
     """
 
     fingerprint: str
@@ -59,6 +59,7 @@ class Registered:
     former_pod_cas: tuple[Former, ...] = ()
     endorsement: str = ""
     rotated_at: str = ""
+    cas_rotated_at: str = ""
     pregenerated: bool = False
 
     def lapsed(self, now: float) -> bool:

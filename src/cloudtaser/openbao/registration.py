@@ -210,6 +210,7 @@ def _carry_over(wanted: Registered, recorded: Registered, *, renew: bool) -> Reg
         former_pod_cas=recorded.former_pod_cas if same_pod_ca else (),
         endorsement=recorded.endorsement if same_tunnel_ca else "",
         rotated_at=recorded.rotated_at,
+        cas_rotated_at=recorded.cas_rotated_at,
         pregenerated=recorded.pregenerated,
     )
 

@@ -31,13 +31,15 @@ from cloudtaser.openbao.issuers import (
 from cloudtaser.openbao.layout import Layout, Space
 from cloudtaser.openbao.pki import ENDORSEMENT_SECONDS, PkiRole, new_key, role_settings, sign
 from cloudtaser.openbao.pregenerated import Authorities, pregenerate
-from cloudtaser.openbao.records import Former, Records, Registered, instant
+from cloudtaser.openbao.records import Former, Records, Registered, instant, seconds
 from cloudtaser.openbao.steps import Action, Steps
 from cloudtaser.wire.hashes import check_fingerprint
 from cloudtaser.wire.names import successor_uri
 
 TUNNEL_CA: Final = "tunnel CA"
 POD_CA: Final = "pod CA"
+REST_SECONDS: Final = 60
+"""After the end of a rotation: a run in this time repeats the one that ended it, and starts no other."""
 
 
 class RotationState(enum.StrEnum):
@@ -86,6 +88,8 @@ async def rotate_authorities(
         return await run.finish(force=force)
     if await run.left_over():
         await run.clean_up()
+        return await run.result(RotationState.FINISHED)
+    if run.just_ended():
         return await run.result(RotationState.FINISHED)
     return await run.start()
 
@@ -176,10 +180,21 @@ class _Run:
         waiting = await self._obstacles() if initialized is not None else []
         if waiting and not force:
             return await self.result(RotationState.WAITING, waiting)
-        wanted = replace(self._recorded, former_tunnel_ca=None, former_pod_cas=(), endorsement="")
+        wanted = replace(
+            self._recorded,
+            former_tunnel_ca=None,
+            former_pod_cas=(),
+            endorsement="",
+            cas_rotated_at=instant(self._now),
+        )
         await self._record(wanted, "record the end of the rotation: bridges leave the former CAs")
         await self.clean_up()
         return await self.result(RotationState.FINISHED, waiting)
+
+    def just_ended(self) -> bool:
+        """Whether the last rotation ended a moment ago: who does not know how his run ended repeats it."""
+        ended = self._recorded.cas_rotated_at
+        return bool(ended) and self._now - seconds(ended) < REST_SECONDS
 
     async def left_over(self) -> bool:
         """Whether a mount holds what only a rotation that an earlier run ended can have left behind."""

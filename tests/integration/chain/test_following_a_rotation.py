@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import pytest
 from cloudtaser.demo import setup
 from cloudtaser.demo.chain import Chain, OperatorPorts
 from cloudtaser.demo.process import PartProcess
+from cloudtaser.openbao.layout import Layout
+from cloudtaser.openbao.records import Records
 from cloudtaser.operator.certificates import load_bundle, pem
 from cloudtaser.wire import names
 from tests.chain_tools import eventually, own_chain, pod_client
@@ -49,6 +52,15 @@ async def in_log(part: PartProcess, event: str, *, timeout: float = 30.0) -> dic
 
     await eventually(there, f"{part.name} says {event!r}", timeout=timeout, every=0.2)
     return logged(part, event)[0]
+
+
+async def forget_end(chain: Chain) -> None:
+    """As if the last rotation had not ended just now, but a while ago."""
+    async with setup.administrator(chain) as client:
+        records = Records(client, Layout())
+        record, version = await records.registered_version(chain.fingerprint)
+        assert record is not None
+        await records.write_registered(replace(record, cas_rotated_at=""), version)
 
 
 async def started(*arguments: str, chain: Chain) -> dict[str, Any]:
@@ -171,6 +183,7 @@ async def test_a_cluster_that_was_down_comes_back_during_a_rotation_and_is_told_
         await chain.operator.kill()
 
         # it is over: nobody is there any more, and nothing but a person can tell the next CA
+        await forget_end(chain)
         await rotate(chain, "--ca")
         await rotate(chain, "--ca", "--force")
         chain.operator.log.write_text("")

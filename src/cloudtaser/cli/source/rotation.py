@@ -122,6 +122,10 @@ def _show_rotation(session: Session, result: Rotation, dry_run: bool) -> None:
         RotationState.WAITING: ["The rotation is under way:", *(f"  {line}" for line in result.waiting)],
         RotationState.FINISHED: ["Would end the rotation:" if dry_run else "Ended the rotation:", *done],
     }[result.state]
+    if result.state is RotationState.FINISHED and not done:
+        text = [
+            f"The rotation ended at {registered.cas_rotated_at}: nothing changed. (--force starts another.)"
+        ]
     if result.state is RotationState.WAITING:
         text += [*done, f"Run `{again}` again later, or with --force to cut off what is left."]
     session.printer.answer(data, text=text, value=[str(result.state)])
