@@ -79,6 +79,20 @@ async def eventually(
     return loop.time() - began
 
 
+async def audited(chain: Chain, text: str, *, after: int = 0, count: int = 1) -> str:
+    """What the bridge logged behind byte `after`, once `count` lines of its audit there hold `text`: they are
+    written by a thread of its own, a moment later than the answer."""
+    assert chain.bridge is not None
+    log = chain.bridge.log
+
+    async def written() -> bool:
+        lines = log.read_bytes()[after:].decode().splitlines()
+        return sum('"seq":' in line and text in line for line in lines) >= count
+
+    await eventually(written, f"{count} audit lines with {text}")
+    return log.read_bytes()[after:].decode()
+
+
 @contextlib.asynccontextmanager
 async def own_chain(*, record: bool = False) -> AsyncIterator[Chain]:
     """A chain for a test that breaks things; not started."""

@@ -27,7 +27,7 @@ from cloudtaser.wire import names
 from cloudtaser.wire.hashes import short_fingerprint
 from cloudtaser.wire.migration import Migration
 from tests.chain_attackers import raw_pod
-from tests.chain_tools import delivered, eventually
+from tests.chain_tools import audited, delivered, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -61,6 +61,7 @@ async def test_a_secret_is_stored_once_and_delivered_to_pods(chain: Chain, admin
     assert (outcome.created, outcome.version, outcome.sha256) == (True, 1, migration.sha256)
     assert await stored(admin, migration) == (dict(migration.data), 1)
     assert (await delivered(chain, migration.path, "password=P"))["P"] == CANARY
+    await audited(chain, migration.path, count=2)  # stored, and read by a pod
     (line,) = [line for line in audit(chain, migration.path) if line.get("via") == "migrate"]
     assert (line["namespace"], line["serviceaccount"]) == ("cloudtaser-system", "cloudtaser-admin")
     assert (line["method"], line["verdict"], line["status"], line["version"]) == ("POST", "allowed", 200, 1)
@@ -75,6 +76,7 @@ async def test_repeated_it_is_recognised_and_nothing_is_written(chain: Chain, ad
     other = await door(chain).migrate(token, Migration(migration.path, {"password": "another"}))
     assert (other.created, other.version, other.sha256) == (False, 1, "")
     assert await stored(admin, migration) == ({"password": CANARY}, 1)
+    await audited(chain, migration.path, count=4)
     lines = [line for line in audit(chain, migration.path) if line.get("via") == "migrate"]
     assert [line["status"] for line in lines] == [200, 409, 409, 409]
     assert {line["reason"] for line in lines[1:]} == {"exists"}

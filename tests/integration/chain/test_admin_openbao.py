@@ -20,6 +20,7 @@ from cloudtaser.net.dial import Address
 from cloudtaser.openbao.client import OpenBao
 from cloudtaser.wire.opening import Kind
 from tests.chain_attackers import administrator, raw_pod, space_of
+from tests.chain_tools import audited
 from tests.integration.chain.test_malicious_broker import rogue_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -171,6 +172,7 @@ async def test_what_is_done_and_what_is_refused_is_in_the_audit_without_the_toke
         await client.ask("GET", "/v1/sys/raw/core", token=bao.token)
         await client.ask("GET", "/v1/sys/auth", token=bao.token)
     assert chain.bridge is not None
+    await audited(chain, '"path":"/v1/sys/auth"')
     log = chain.bridge.log.read_bytes()
     lines: list[dict[str, Any]] = [json.loads(line) for line in log.splitlines() if b'"seq":' in line]
     (refused,) = [line for line in lines if line["path"] == "/v1/sys/raw/core"]
