@@ -8,44 +8,41 @@ key where a certificate belongs, is refused when a message is made as well as wh
 from __future__ import annotations
 
 import base64
-import binascii
 import enum
 import hmac
-import re
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from cloudtaser.errors import ProtocolError
-from cloudtaser.wire.hashes import is_fingerprint
+from cloudtaser.wire.bootstrap_fields import (
+    CERTIFICATES,
+    CODE,
+    CSR,
+    HEX_HASH,
+    PRIVATE_KEY,
+    bad_field,
+    check_fingerprint,
+    check_keys,
+    check_pem,
+    check_signature,
+    check_text,
+    check_token,
+    object_field,
+    one_line,
+    signature_field,
+    text_field,
+)
 from cloudtaser.wire.noise import MAX_PAYLOAD
 from cloudtaser.wire.strict_json import dump_object, parse_object
 
 VERSION: Final = 1
 LABEL: Final = b"cloudtaser-bootstrap-1"
-MAX_KEYS: Final = 64
 
 RefusalCode = Literal["unregistered", "already_initialized", "expired", "busy", "denied", "version"]
 
-_MAX_PEM: Final = 32768
-_MAX_SIGNATURE: Final = 1024
-_MAX_MESSAGE_TEXT: Final = 512
-_CSR: Final = re.compile(
-    r"-----BEGIN CERTIFICATE REQUEST-----\s[A-Za-z0-9+/=\s]+-----END CERTIFICATE REQUEST-----\s*", re.ASCII
-)
-_CERTIFICATES: Final = re.compile(
-    r"(?:-----BEGIN CERTIFICATE-----\s[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----\s*)+", re.ASCII
-)
-_PRIVATE_KEY: Final = re.compile(
-    r"-----BEGIN PRIVATE KEY-----\s[A-Za-z0-9+/=\s]+-----END PRIVATE KEY-----\s*", re.ASCII
-)
-_CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
 _MAX_VERSIONS: Final = 16
-_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
-_MAX_TOKEN: Final = 16384
-_PRINTABLE: Final = re.compile(r"[\x21-\x7e]+", re.ASCII)
 _OPTIONAL: Final = ("endorsement", "former_pod_cas", "key")
 """Fields of an InitAnswer, all of them PEM, that are there when they have something to say."""
-_HEX_HASH: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 class VersionError(ProtocolError):
@@ -104,14 +101,14 @@ class InitRequest:
     subject: str
 
     def __post_init__(self) -> None:
-        _check_fingerprint(self.fingerprint)
-        _check_pem(self.csr, _CSR, "csr")
-        _check_signature(self.sig)
-        _check_token(self.token)
-        _check_text(self.issuer, "issuer", 2048)
-        _check_keys(self.jwks)
-        _check_pem(self.cluster_ca, _CERTIFICATES, "cluster_ca")
-        _check_text(self.subject, "subject", 512)
+        check_fingerprint(self.fingerprint)
+        check_pem(self.csr, CSR, "csr")
+        check_signature(self.sig)
+        check_token(self.token)
+        check_text(self.issuer, "issuer", 2048)
+        check_keys(self.jwks)
+        check_pem(self.cluster_ca, CERTIFICATES, "cluster_ca")
+        check_text(self.subject, "subject", 512)
 
     def encode(self) -> bytes:
         """The payload of one Noise message."""
@@ -134,14 +131,14 @@ class InitRequest:
         """The message in `data`. ProtocolError on anything else."""
         fields = _load(data)
         return cls(
-            fingerprint=_text(fields, "fingerprint"),
-            csr=_text(fields, "csr"),
-            sig=_signature(fields),
-            token=_text(fields, "token"),
-            issuer=_text(fields, "issuer"),
-            jwks=_object(fields, "jwks"),
-            cluster_ca=_text(fields, "cluster_ca"),
-            subject=_text(fields, "subject"),
+            fingerprint=text_field(fields, "fingerprint"),
+            csr=text_field(fields, "csr"),
+            sig=signature_field(fields),
+            token=text_field(fields, "token"),
+            issuer=text_field(fields, "issuer"),
+            jwks=object_field(fields, "jwks"),
+            cluster_ca=text_field(fields, "cluster_ca"),
+            subject=text_field(fields, "subject"),
         )
 
 
@@ -166,15 +163,15 @@ class InitAnswer:
     key: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
-        _check_pem(self.tunnel_ca, _CERTIFICATES, "tunnel_ca")
-        _check_pem(self.pod_ca, _CERTIFICATES, "pod_ca")
-        _check_pem(self.cert, _CERTIFICATES, "cert")
-        if not _HEX_HASH.fullmatch(self.info_hash):
-            raise _bad("info_hash")
-        _check_text(self.space, "space", 256)
+        check_pem(self.tunnel_ca, CERTIFICATES, "tunnel_ca")
+        check_pem(self.pod_ca, CERTIFICATES, "pod_ca")
+        check_pem(self.cert, CERTIFICATES, "cert")
+        if not HEX_HASH.fullmatch(self.info_hash):
+            raise bad_field("info_hash")
+        check_text(self.space, "space", 256)
         for name in _OPTIONAL:
             if getattr(self, name):
-                _check_pem(getattr(self, name), _PRIVATE_KEY if name == "key" else _CERTIFICATES, name)
+                check_pem(getattr(self, name), PRIVATE_KEY if name == "key" else CERTIFICATES, name)
 
     def encode(self) -> bytes:
         """The payload of one Noise message."""
@@ -196,12 +193,12 @@ class InitAnswer:
     @classmethod
     def _from(cls, fields: dict[str, Any]) -> InitAnswer:
         return cls(
-            tunnel_ca=_text(fields, "tunnel_ca"),
-            pod_ca=_text(fields, "pod_ca"),
-            cert=_text(fields, "cert"),
-            info_hash=_text(fields, "info_hash"),
-            space=_text(fields, "space"),
-            **{name: _text(fields, name) for name in _OPTIONAL if name in fields},
+            tunnel_ca=text_field(fields, "tunnel_ca"),
+            pod_ca=text_field(fields, "pod_ca"),
+            cert=text_field(fields, "cert"),
+            info_hash=text_field(fields, "info_hash"),
+            space=text_field(fields, "space"),
+            **{name: text_field(fields, name) for name in _OPTIONAL if name in fields},
         )
 
 
@@ -221,12 +218,12 @@ class Refusal:
     speaks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if not _CODE.fullmatch(self.error):
-            raise _bad("error")
+        if not CODE.fullmatch(self.error):
+            raise bad_field("error")
 
     def encode(self) -> bytes:
         """The payload of one Noise message."""
-        fields: dict[str, Any] = {"error": self.error, "message": _one_line(self.message)}
+        fields: dict[str, Any] = {"error": self.error, "message": one_line(self.message)}
         return _dump(fields | ({"speaks": list(self.speaks)} if self.speaks else {}))
 
     @classmethod
@@ -242,8 +239,8 @@ class Refusal:
             or len(speaks) > _MAX_VERSIONS
             or not all(type(version) is int for version in speaks)
         ):
-            raise _bad("speaks")
-        return cls(_text(fields, "error"), _one_line(_text(fields, "message")), tuple(speaks))
+            raise bad_field("speaks")
+        return cls(text_field(fields, "error"), one_line(text_field(fields, "message")), tuple(speaks))
 
     @classmethod
     def of_version(cls, error: VersionError, us: str, them: str) -> Refusal:
@@ -261,8 +258,8 @@ class ReturnProof:
     sig: bytes
 
     def __post_init__(self) -> None:
-        _check_pem(self.cert, _CERTIFICATES, "cert")
-        _check_signature(self.sig)
+        check_pem(self.cert, CERTIFICATES, "cert")
+        check_signature(self.sig)
 
     def encode(self) -> bytes:
         """The payload of one Noise message."""
@@ -272,7 +269,7 @@ class ReturnProof:
     def decode(cls, data: bytes) -> ReturnProof:
         """The message in `data`. ProtocolError on anything else."""
         fields = _load(data)
-        return cls(_text(fields, "cert"), _signature(fields))
+        return cls(text_field(fields, "cert"), signature_field(fields))
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,9 +281,9 @@ class ReturnRequest:
     token: str = field(repr=False)
 
     def __post_init__(self) -> None:
-        _check_fingerprint(self.fingerprint)
-        _check_pem(self.csr, _CSR, "csr")
-        _check_token(self.token)
+        check_fingerprint(self.fingerprint)
+        check_pem(self.csr, CSR, "csr")
+        check_token(self.token)
 
     def encode(self) -> bytes:
         """The payload of one Noise message."""
@@ -296,7 +293,7 @@ class ReturnRequest:
     def decode(cls, data: bytes) -> ReturnRequest:
         """The message in `data`. ProtocolError on anything else."""
         fields = _load(data)
-        return cls(_text(fields, "fingerprint"), _text(fields, "csr"), _text(fields, "token"))
+        return cls(text_field(fields, "fingerprint"), text_field(fields, "csr"), text_field(fields, "token"))
 
 
 def refusal_in(data: bytes) -> Refusal | None:
@@ -339,69 +336,3 @@ def _check_version(fields: dict[str, Any]) -> None:
         raise ProtocolError("a bootstrap message without its version")
     if version != VERSION:
         raise VersionError(version)
-
-
-def _bad(name: str) -> ProtocolError:
-    return ProtocolError(f"a bootstrap message has a bad {name}")
-
-
-def _text(fields: dict[str, Any], name: str) -> str:
-    value = fields.get(name)
-    if not isinstance(value, str):
-        raise _bad(name)
-    return value
-
-
-def _object(fields: dict[str, Any], name: str) -> dict[str, Any]:
-    value = fields.get(name)
-    if not isinstance(value, dict):
-        raise _bad(name)
-    return value
-
-
-def _signature(fields: dict[str, Any]) -> bytes:
-    try:
-        return base64.b64decode(_text(fields, "sig"), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise _bad("sig") from error
-
-
-def _check_fingerprint(value: str) -> None:
-    if not is_fingerprint(value):
-        raise _bad("fingerprint")
-
-
-def _check_pem(value: str, form: re.Pattern[str], name: str) -> None:
-    if len(value) > _MAX_PEM or not form.fullmatch(value):
-        raise _bad(name)
-
-
-def _check_signature(value: bytes) -> None:
-    if not 0 < len(value) <= _MAX_SIGNATURE:
-        raise _bad("sig")
-
-
-def _check_token(value: str) -> None:
-    if len(value) > _MAX_TOKEN or not _TOKEN.fullmatch(value):
-        raise _bad("token")
-
-
-def _check_text(value: str, name: str, limit: int) -> None:
-    if len(value) > limit or not _PRINTABLE.fullmatch(value):
-        raise _bad(name)
-
-
-def _check_keys(jwks: dict[str, Any]) -> None:
-    keys = jwks.get("keys")
-    if (
-        not isinstance(keys, list)
-        or not 0 < len(keys) <= MAX_KEYS
-        or not all(isinstance(k, dict) for k in keys)
-    ):
-        raise _bad("jwks")
-
-
-def _one_line(text: str) -> str:
-    """`text` as one printable line: it is shown to a person, and comes from the other side."""
-    printable = "".join(c if c.isprintable() else " " for c in text[: 2 * _MAX_MESSAGE_TEXT])
-    return " ".join(printable.split())[:_MAX_MESSAGE_TEXT]
