@@ -46,11 +46,23 @@ class _Nowhere(asyncio.Transport):
 
 
 class Bounded(asyncio.Transport):
-    """How much may wait to be written before the protocol above is asked to pause, and until when (bytes)."""
+    """A transport that lies on another: which protocol is above, and how much may wait to be written before
+    that is asked to pause, and until when (bytes)."""
 
+    _protocol: asyncio.Protocol
     _high: int = HIGH_WATER
     _low: int = LOW_WATER
     _pending_size: int = 0
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        assert isinstance(protocol, asyncio.Protocol)
+        self._protocol = protocol
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self._protocol
+
+    def can_write_eof(self) -> bool:
+        return True
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         self._high = high if high is not None else (4 * low if low is not None else HIGH_WATER)

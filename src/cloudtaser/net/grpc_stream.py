@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol
 
 from cloudtaser.errors import CloudtaserError
 from cloudtaser.net.ends import NOBODY, Bounded
@@ -84,12 +84,6 @@ class GrpcTransport(Bounded):
         self._protocol = protocol
         protocol.connection_made(self)
         self._tasks = [self._loop.create_task(self._reading()), self._loop.create_task(self._writing())]
-
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        self._protocol = cast("asyncio.Protocol", protocol)
-
-    def get_protocol(self) -> asyncio.BaseProtocol:
-        return self._protocol
 
     def is_closing(self) -> bool:
         return self._closing or self._lost

@@ -57,7 +57,7 @@ class TlsLayer(asyncio.Protocol, Bounded):
         """`verify` sees the finished handshake before `upper` does; its CloudtaserError ends all."""
         self._loop = asyncio.get_running_loop()
         self._context = context
-        self._upper: asyncio.Protocol = upper
+        self._protocol: asyncio.Protocol = upper
         self._server_side = server_side
         self._server_hostname = server_hostname
         self._handshake_timeout = handshake_timeout
@@ -117,13 +117,13 @@ class TlsLayer(asyncio.Protocol, Bounded):
         self._state = _LOST
         self._stop_timer()
         self._handshake_failed(error or _truncated())
-        upper, made = self._upper, self._made
+        upper, made = self._protocol, self._made
         self._made = False
         try:
             if made:
                 upper.connection_lost(error)
         finally:
-            self._upper = NOBODY
+            self._protocol = NOBODY
             self._lower = NOWHERE
             self._engine = None
             self._verify = None
@@ -143,13 +143,6 @@ class TlsLayer(asyncio.Protocol, Bounded):
         if name == "ssl_object":
             return self._engine.ssl_object if self._engine is not None else default
         return self._lower.get_extra_info(name, default)
-
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        assert isinstance(protocol, asyncio.Protocol)
-        self._upper = protocol
-
-    def get_protocol(self) -> asyncio.BaseProtocol:
-        return self._upper
 
     def is_closing(self) -> bool:
         return self._state >= _CLOSING
@@ -179,10 +172,7 @@ class TlsLayer(asyncio.Protocol, Bounded):
         self._flush_soon()
         if self._pending_size > self._high and not self._upper_full:
             self._upper_full = True
-            self._upper.pause_writing()
-
-    def can_write_eof(self) -> bool:
-        return True
+            self._protocol.pause_writing()
 
     def write_eof(self) -> None:
         if self._state <= _OPEN and not self._eof_written:
@@ -253,20 +243,20 @@ class TlsLayer(asyncio.Protocol, Bounded):
         self._send_output()
         self._made = True
         self.handshake.set_result(None)
-        self._upper.connection_made(self)
+        self._protocol.connection_made(self)
 
     def _deliver(self, engine: Engine) -> bool:
         """Give `upper` what can be read. False when that was nothing."""
         data = engine.read()
         if data:
             try:
-                self._upper.data_received(data)
+                self._protocol.data_received(data)
             except CloudtaserError as error:
                 self._fail(error.with_traceback(None))
         if self._state == _OPEN:
             if engine.fault is not None:
                 self._fail(engine.fault)
-            elif engine.ended and not self._upper.eof_received():
+            elif engine.ended and not self._protocol.eof_received():
                 self.close()
         return bool(data)
 
@@ -307,7 +297,7 @@ class TlsLayer(asyncio.Protocol, Bounded):
         if self._upper_full and self._pending_size <= self._low:
             self._upper_full = False
             if self._state == _OPEN:
-                self._upper.resume_writing()
+                self._protocol.resume_writing()
         if self._pending:
             return
         if self._eof_written or self._state == _CLOSING:
@@ -372,8 +362,8 @@ class TlsLayer(asyncio.Protocol, Bounded):
         self._handshake_failed(error)
         if self._made:
             self._made = False
-            self._loop.call_soon(self._upper.connection_lost, error)
-        self._upper = NOBODY
+            self._loop.call_soon(self._protocol.connection_lost, error)
+        self._protocol = NOBODY
         self._drop_all()
         self._linger()
 

@@ -66,13 +66,6 @@ class TunnelStream(Bounded):
             return self._tunnel.draining
         return self._tunnel.get_extra_info(name, default)
 
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        assert isinstance(protocol, asyncio.Protocol)
-        self._protocol = protocol
-
-    def get_protocol(self) -> asyncio.BaseProtocol:
-        return self._protocol
-
     def is_closing(self) -> bool:
         return self._closing or self.gone
 
@@ -100,9 +93,6 @@ class TunnelStream(Bounded):
         if self._pending_size > self._high and not self._full:
             self._full = True
             self._protocol.pause_writing()
-
-    def can_write_eof(self) -> bool:
-        return True
 
     def write_eof(self) -> None:
         if not (self._eof_written or self._closing or self.gone):
