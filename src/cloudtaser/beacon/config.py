@@ -32,6 +32,32 @@ from cloudtaser.version import VERSION
 PROGRAM: Final = "cloudtaser-beacon"
 ENVIRONMENT: Final = "CLOUDTASER_BEACON_"
 
+_DESCRIPTION: Final = """\
+Pairs two outbound TLS connections that name the same room, and relays their
+bytes, which it cannot read. It keeps no state: start it again at any time.
+"""
+_EPILOG: Final = f"""\
+example:
+  cloudtaser-beacon --addr :443 --tls-cert /etc/cloudtaser/beacon/cert.pem \\
+    --tls-key /etc/cloudtaser/beacon/key.pem
+
+values:
+  Times: 250ms, 5s, 10m, 24h. Sizes: 65536, 256KiB.
+
+environment:
+  Each setting has a twin, --max-pairs 5000 is {ENVIRONMENT}MAX_PAIRS=5000,
+  several addresses are {ENVIRONMENT}ADDR=a:443,b:443; a flag wins.
+
+signals:
+  SIGTERM and SIGINT drain and end with 0, a second one does not wait; SIGHUP
+  reads the certificate again.
+
+exit codes:
+  0  drained
+  1  failed: the line says what, on what, and what to do
+  2  a setting is missing or cannot be used
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class BeaconConfig:
@@ -241,14 +267,10 @@ def _parser() -> _Parser:
         prog=PROGRAM,
         allow_abbrev=False,
         add_help=False,
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32, width=110),
-        usage=f"{PROGRAM} --tls-cert FILE --tls-key FILE [--addr HOST:PORT]... [setting]...",
-        description="Pairs two outbound TLS connections that name the same room, and relays their bytes, "
-        "which it cannot read. It keeps no state: start it again at any time.",
-        epilog="Every setting can also come from the environment: CLOUDTASER_BEACON_ and its name in "
-        "capitals, such as CLOUDTASER_BEACON_MAX_PAIRS=5000 or CLOUDTASER_BEACON_ADDR=a:443,b:443; "
-        "a flag wins. Times: 250ms, 5s, 10m, 24h. Sizes: 65536, 256KiB. "
-        "SIGTERM drains and exits 0, SIGHUP reads the certificate again.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage=f"{PROGRAM} --tls-cert FILE --tls-key FILE [setting]...\n       {PROGRAM} --dev [setting]...",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
     )
     for title, settings in _GROUPS:
         group = parser.add_argument_group(title)

@@ -35,6 +35,28 @@ _DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)(ms|s|m|h)?")
 _UNITS: Final = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _BRIDGE_ID: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
+_DESCRIPTION: Final = """\
+OpenBao's companion to the outside: dials out to a beacon, or to the broker
+(reverse mode), ends the pods' TLS, checks who they are and forwards what they
+may ask. `status` asks the running bridge how it is.
+"""
+_EPILOG: Final = f"""\
+example:
+  cloudtaser-bridge --vault-addr https://127.0.0.1:8200 \\
+    --vault-ca-cert /etc/cloudtaser/openbao-ca.crt --id eu-1 \\
+    --vault-token-file /etc/cloudtaser/bridge.token \\
+    --beacon-address beacon.example.com:443
+
+environment:
+  Each flag has a twin, --poll-interval is {ENVIRONMENT_PREFIX}POLL_INTERVAL;
+  a flag wins, then the twin, then VAULT_ADDR, VAULT_CACERT and VAULT_TOKEN.
+
+exit codes:
+  0  ended by SIGTERM or SIGINT; `status`: the bridge is ready
+  1  failed, the line says what; `status`: not ready, or nobody answers
+  2  a setting is missing or cannot be used
+"""
+
 T = TypeVar("T")
 
 
@@ -111,56 +133,68 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="cloudtaser-bridge",
         usage="%(prog)s --vault-addr URL --beacon-address LIST [...]\n"
-        "       %(prog)s --vault-addr URL --broker-address LIST [...]     reverse mode: dials the broker\n"
-        "       %(prog)s status [--status-socket PATH]    ask the running bridge how it is",
-        description="OpenBao's companion to the outside: dials out to beacon or broker, ends the pods' TLS,"
-        " checks who they are and forwards what they may ask.",
-        epilog="Every flag has a twin in the environment: --poll-interval is"
-        f" {ENVIRONMENT_PREFIX}POLL_INTERVAL.",
+        "       %(prog)s --vault-addr URL --broker-address LIST [...]\n"
+        "       %(prog)s status [--status-socket PATH]",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--vault-addr", metavar="URL", help="OpenBao; http:// for loopback only")
-    parser.add_argument(
-        "--vault-ca-cert", metavar="FILE", help="checks OpenBao's certificate (else system roots)"
+    parser.add_argument("--version", action="version", version=f"cloudtaser-bridge {VERSION}")
+    _openbao_flags(parser)
+    config_login.add_flags(parser)
+    _beacon_flags(parser)
+    config_brokers.add_flags(parser)
+    config_files.add_flags(parser)
+    config_admin.add_flags(parser)
+    _operations_flags(parser)
+    return parser
+
+
+def _openbao_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("OpenBao").add_argument
+    add("--vault-addr", metavar="URL", help="OpenBao; http:// for loopback only (VAULT_ADDR)")
+    add(
+        "--vault-ca-cert",
+        metavar="FILE",
+        help="checks OpenBao's certificate (VAULT_CACERT, else system roots)",
     )
-    parser.add_argument("--beacon-address", metavar="LIST", help="host:port, comma separated: parked at all")
-    parser.add_argument(
-        "--beacon-ca", metavar="FILE", help="checks the beacon's certificate (else system roots)"
+    add("--poll-interval", metavar="TIME", help="between looks at the registrations (5s)")
+    add("--id", metavar="ID", help="this bridge's name in records and certificates (host name)")
+    add("--certificate-ttl", metavar="TIME", help="life of what it signs (24h)")
+
+
+def _beacon_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("beacons").add_argument
+    add(
+        "--beacon-address",
+        metavar="LIST",
+        help="host:port, comma separated: parked at all; *.host:port is a fleet",
     )
-    parser.add_argument(
+    add("--beacon-ca", metavar="FILE", help="checks the beacon's certificate (else system roots)")
+    add(
         "--beacon-insecure",
         action="store_const",
         const="true",
         help="do not check it: shows the room hash only",
     )
-    parser.add_argument(
-        "--proxy", metavar="URL", help="HTTP proxy for every connection, or off (else HTTPS_PROXY, NO_PROXY)"
-    )
-    parser.add_argument(
-        "--proxy-ca", metavar="FILE", help="checks an https:// proxy's certificate (else system roots)"
-    )
-    parser.add_argument("--poll-interval", metavar="TIME", help="between looks at the registrations (5s)")
-    parser.add_argument(
-        "--id", metavar="ID", help="this bridge's name in records and certificates (host name)"
-    )
-    parser.add_argument("--status-socket", metavar="PATH", help=f"Unix socket ({DEFAULT_STATUS_SOCKET})")
-    parser.add_argument("--metrics-addr", metavar="ADDR", help="opens loopback metrics, as 127.0.0.1:9091")
-    parser.add_argument("--certificate-ttl", metavar="TIME", help="life of what it signs (24h)")
-    parser.add_argument(
+    add("--proxy", metavar="URL", help="HTTP proxy for every connection, or off (else HTTPS_PROXY, NO_PROXY)")
+    add("--proxy-ca", metavar="FILE", help="checks an https:// proxy's certificate (else system roots)")
+
+
+def _operations_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("limits and operations").add_argument
+    add(
         "--rate-peer",
         metavar="RATE",
         help=f"a pod's requests without a proven token, a second/at once ({PEER})",
     )
-    parser.add_argument("--rate-token", metavar="RATE", help=f"requests under one token ({TOKEN})")
-    parser.add_argument("--rate-cluster", metavar="RATE", help=f"requests of one cluster ({CLUSTER})")
-    parser.add_argument("--drain", metavar="TIME", help="how long open streams may take at SIGTERM (30s)")
-    parser.add_argument("--log-level", metavar="LEVEL", help=", ".join(LOG_LEVELS))
-    config_brokers.add_flags(parser)
-    config_login.add_flags(parser)
-    config_files.add_flags(parser)
-    config_admin.add_flags(parser)
-    parser.add_argument("--version", action="version", version=f"cloudtaser-bridge {VERSION}")
-    return parser
+    add("--rate-token", metavar="RATE", help=f"requests under one token ({TOKEN})")
+    add("--rate-cluster", metavar="RATE", help=f"requests of one cluster ({CLUSTER})")
+    add("--drain", metavar="TIME", help="how long open streams may take at SIGTERM (30s)")
+    add("--status-socket", metavar="PATH", help=f"Unix socket ({DEFAULT_STATUS_SOCKET})")
+    add("--metrics-addr", metavar="ADDR", help="opens loopback metrics, as 127.0.0.1:9091")
+    add("--log-level", metavar="LEVEL", help=", ".join(LOG_LEVELS) + " (info)")
 
 
 class _Values:

@@ -36,7 +36,7 @@ class AdminConfig:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags about administrators."""
-    add = parser.add_argument
+    add = parser.add_argument_group("administrators").add_argument
     add("--admin-token-file", metavar="FILE", help="second token, to store what administrators migrate")
     add(
         "--admin-allow",

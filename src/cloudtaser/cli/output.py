@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -26,6 +27,7 @@ class Format(StrEnum):
     YAML = "yaml"
 
 
+_TERMINAL: Final = 80
 _READABLE_WIDTH: Final = 96
 _YAML_WIDTH: Final = 1_000_000  # a long value stays on its line, where grep and people find it
 
@@ -50,7 +52,7 @@ class Printer:
     def note(self, line: str) -> None:
         """Something a person should know that is not the answer."""
         if not self.quiet:
-            _write(sys.stderr, [line])
+            _write(sys.stderr, wrapped(line))
 
     def table(self, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
         """Left-aligned columns under their heads."""
@@ -64,6 +66,22 @@ class Printer:
         return f"\x1b[1m{text}\x1b[0m" if shown else text
 
 
+def wrapped(line: str) -> list[str]:
+    """Sentences for people in lines that a terminal shows whole; indented lines, to be copied, stay whole."""
+    return [row for part in line.split("\n") for row in ([part] if part.startswith(" ") else _wrap(part))]
+
+
+def _wrap(text: str, indent: str = "") -> list[str]:
+    return textwrap.wrap(
+        text,
+        _TERMINAL,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
 def pairs(rows: Mapping[str, str]) -> list[str]:
     """Names and values, aligned; rows without a value are left out."""
     shown = {name: value for name, value in rows.items() if value}
@@ -72,15 +90,15 @@ def pairs(rows: Mapping[str, str]) -> list[str]:
 
 
 def actions_text(actions: Iterable[Action], *, dry_run: bool) -> list[str]:
-    """What was done, one line each; in a dry run what would be, with what each request would carry."""
+    """What was done and by which requests; in a dry run what would be, with what each would carry."""
     lines: list[str] = []
     for action in actions:
         if not action.changed:
             continue
         where = f"{action.namespace}/{action.path}" if action.namespace else action.path
-        lines.append(f"  {action.method} {where}: {action.why}")
+        lines += [*_wrap(action.why, "  "), f"    {action.method} {where}"]
         if dry_run and action.body:
-            lines += [f"    {line}" for line in _readable(action.body).splitlines()]
+            lines += [f"      {line}" for line in _readable(action.body).splitlines()]
     return lines
 
 

@@ -155,7 +155,10 @@ def _state(one: Looked, now: float) -> str:
 def _needs_of_state(one: Looked, used: usage.Usage, served: dict[str, Served], now: float) -> list[str]:
     if one.registered.suspended:
         lines = [
-            f"it is suspended, and bridge {bridge} still has tunnels" for bridge in _with_tunnels(served)
+            f"it is suspended, and bridge {bridge} "
+            + ("still has tunnels" if found.suspended else "has yet to report that: look again in a minute")
+            for bridge, found in served.items()
+            if any(found.tunnels.values())
         ]
         return lines + (["it is suspended, and logins are open: suspend it again"] if one.logins_open else [])
     if one.initialized is None:
@@ -164,10 +167,6 @@ def _needs_of_state(one: Looked, used: usage.Usage, served: dict[str, Served], n
     if used.live and not used.tunnels:
         lines.append("no tunnel is open")
     return lines
-
-
-def _with_tunnels(served: dict[str, Served]) -> list[str]:
-    return [bridge for bridge, found in served.items() if any(found.tunnels.values())]
 
 
 def _needs_of_certificates(registered: Registered, ends: dict[str, str], now: float) -> list[str]:

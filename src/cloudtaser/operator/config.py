@@ -6,24 +6,22 @@ value names itself, where it came from and the fix.
 
 from __future__ import annotations
 
-import argparse
 import ipaddress
 import os
 import re
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NoReturn
+from typing import Final
 
 from cloudtaser.errors import ConfigError, UsageError
 from cloudtaser.net.dial import Address
 from cloudtaser.net.proxy import DIRECT, Proxies
+from cloudtaser.operator.flags import PREFIX, build_parser
 from cloudtaser.secret import Secret
-from cloudtaser.version import VERSION
 from cloudtaser.wire.hashes import check_fingerprint
 from cloudtaser.wire.names import SYSTEM_NAMESPACE
 
-PREFIX: Final = "CLOUDTASER_OPERATOR_"
 _PIN: Final = re.compile(r"spki-sha256:[0-9a-f]{64}", re.ASCII)
 _IN_CLUSTER: Final = ("kubernetes.default.svc", "kubernetes.default.svc.cluster.local")
 _HASH: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -85,63 +83,6 @@ class Config:
     drain_seconds: float = 20.0
     limits: BrokerLimits = BrokerLimits()
     admin_limits: BrokerLimits = ADMIN_LIMITS
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message, fix=f"see {self.prog} --help")
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The command line. No default here: a default must not hide an environment twin."""
-    parser = _Parser(
-        prog="cloudtaser-operator",
-        description="Carries the pods' encrypted bytes to the bridge, and enrols this cluster.",
-        epilog=f"Every flag has an environment twin: --beacon-address is {PREFIX}BEACON_ADDRESS.",
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    parser.add_argument("--version", action="version", version=f"cloudtaser-operator {VERSION}")
-    add("--standalone", action="store_true", default=None, help="run outside a cluster, as one process")
-    add("--fingerprint", metavar="UID", help="the cluster's fingerprint: UID of namespace kube-system")
-    add("--apiserver", metavar="URL", help="the API server, https://HOST:PORT")
-    add("--apiserver-ca", metavar="FILE", help="PEM file of the API server's CA")
-    add("--apiserver-token-file", metavar="FILE", help="our ServiceAccount token; read again when it changes")
-    add("--listen", metavar="ADDR", help="where pods connect (default :8443)")
-    add(
-        "--admin-listen", metavar="ADDR", help="where administrators connect, as 127.0.0.1:8445 (default off)"
-    )
-    add(
-        "--admin-listen-anywhere",
-        action="store_true",
-        default=None,
-        help="let --admin-listen be an address that others can reach",
-    )
-    add(
-        "--beacon-address",
-        metavar="LIST",
-        help="beacons as host:port, comma separated; parked at all of them",
-    )
-    add("--reverse-listen", metavar="ADDR", help="where bridges connect that dial us, as :8444 (default off)")
-    add(
-        "--reverse-tls-cert",
-        metavar="FILE",
-        help="PEM certificate of --reverse-listen, read again when it changes (without: behind an Ingress)",
-    )
-    add("--reverse-tls-key", metavar="FILE", help="its key")
-    add("--beacon-ca", metavar="FILE", help="PEM file of the beacons' CA (default: the system's)")
-    add("--beacon-insecure", action="store_true", default=None, help="do not check the beacons' certificates")
-    add("--proxy", metavar="URL", help="HTTP proxy for outbound connections, or off (default: HTTPS_PROXY)")
-    add("--proxy-ca", metavar="FILE", help="PEM file of an https:// proxy's CA (default: the system's)")
-    add("--bridge-pin", metavar="PIN", help="spki-sha256:HEX of the tunnel CA; any other bridge is refused")
-    add("--beacon-info-hash", metavar="HEX", help="SHA-256 of the tunnel CA; any other is refused")
-    add("--join-code-file", metavar="FILE", help="file with the join code of a strict registration")
-    add("--namespace", metavar="NAME", help=f"our namespace (default {SYSTEM_NAMESPACE})")
-    add("--probe-addr", metavar="ADDR", help="/healthz and /readyz (default 127.0.0.1:8081, `off` for none)")
-    add("--metrics-addr", metavar="ADDR", help="/metrics (default 127.0.0.1:8080, `off` for none)")
-    add("--id", metavar="NAME", help="name of this replica in logs (default: the host name)")
-    add("--log-level", metavar="LEVEL", help="debug, info, warning or error (default info)")
-    return parser
 
 
 def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Config:

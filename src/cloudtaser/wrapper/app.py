@@ -28,16 +28,40 @@ EX_USAGE = 64
 HELP = """\
 usage: cloudtaser-wrapper [--] CMD [ARG...]
 
-Fetches secrets from OpenBao, starts CMD with them in its environment and stays as its init:
-passes on signals, reaps, renews, restarts CMD when a secret changes, exits as CMD does.
-Settings are environment variables; with none it is a plain init.
+Fetches secrets from OpenBao, starts CMD with them in its environment and stays
+as its init: passes on signals, reaps, renews, restarts CMD when a secret
+changes, exits as CMD does.
+Settings are environment variables; without paths it is a plain init.
 
   --help      this text
   --version   the version
 
-  VAULT_ADDR               https://host:port, or broker://host:port with CLOUDTASER_CA
+environment, the settings most used:
+  VAULT_ADDR               https://host:port, or broker://host:port
+  CLOUDTASER_CA            PEM of the authority to trust; needed with broker://
+  VAULT_AUTH_METHOD        kubernetes (default), or token with VAULT_TOKEN
+  VAULT_AUTH_ROLE          role of the login (default)
   CLOUDTASER_SECRET_PATHS  secret/data/app,secret/data/db#3
   CLOUDTASER_ENV_MAP       password=DB_PASSWORD,user=DB_USER;key?=API_KEY
+  CLOUDTASER_ROTATION      restart CMD when a secret changes (default), or none
+  CLOUDTASER_STARTUP_TIMEOUT
+                           how long to try before exit 75; 0 is for ever
+  CLOUDTASER_LOG_LEVEL     debug, info, warning, error; never a value
+
+example:
+  export VAULT_ADDR=https://vault.example.com VAULT_AUTH_METHOD=token
+  export CLOUDTASER_SECRET_PATHS=secret/data/shop/db VAULT_TOKEN
+  export CLOUDTASER_ENV_MAP='password=PGPASSWORD,user=PGUSER'
+  cloudtaser-wrapper -- psql -h db
+
+exit codes:
+  CMD's own, 128 + signal where a signal ended it; before CMD runs:
+  64  no command, or an unknown option
+  70  a fault of the wrapper itself
+  75  secrets unreachable past CLOUDTASER_STARTUP_TIMEOUT
+  77  the login, or reading a path, was refused
+  78  a setting cannot be used; the line names the variable
+  126, 127  CMD cannot be executed; is not there
 """
 
 

@@ -40,10 +40,18 @@ async def live(root: OpenBao, cluster: RegisteredCluster) -> RegisteredCluster:
     return cluster
 
 
-async def serve(root: OpenBao, cluster: RegisteredCluster, tunnels: int = 2, ends_in: float = 20) -> None:
+async def serve(
+    root: OpenBao,
+    cluster: RegisteredCluster,
+    tunnels: int = 2,
+    ends_in: float = 20,
+    *,
+    suspended: bool = False,
+) -> None:
     short = tunnel_ca_short((await recorded(root, cluster)).tunnel_ca)
     ends = instant(time.time() + ends_in * 3600)
-    await report(root, cluster, tunnels={short: tunnels} if tunnels else {}, certificate_ends=ends)
+    open_tunnels = {short: tunnels} if tunnels else {}
+    await report(root, cluster, tunnels=open_tunnels, certificate_ends=ends, suspended=suspended)
 
 
 async def seen(root: OpenBao, cluster: RegisteredCluster, after: float = 0) -> Status:
@@ -115,8 +123,12 @@ async def test_a_suspended_cluster_needs_nobody_unless_it_is_not_closed(
     await serve(root, live, tunnels=0)
     status = await seen(root, live)
     assert (status.clusters[0].state, status.needs) == ("suspended", ())
-    await serve(root, live, tunnels=1)
+    await serve(root, live, tunnels=1, suspended=True)
     assert needs(await seen(root, live)) == ["it is suspended, and bridge eu-1 still has tunnels"]
+    await serve(root, live, tunnels=1)  # as it was before the bridge heard of it
+    assert needs(await seen(root, live)) == [
+        "it is suspended, and bridge eu-1 has yet to report that: look again in a minute"
+    ]
     await root.request(
         "POST",
         live.space.login_config,

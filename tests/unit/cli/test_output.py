@@ -42,5 +42,21 @@ def test_a_table_is_aligned_and_has_no_escapes_when_piped() -> None:
 def test_only_what_changes_is_listed_and_a_dry_run_shows_the_body() -> None:
     done = Action("GET", "n", "p", "fine", False)
     write = Action("POST", "n", "sys/policies/acl/x", "why", True, {"policy": '{"path": {}}'})
-    assert actions_text([done, write], dry_run=False) == ["  POST n/sys/policies/acl/x: why"]
+    assert actions_text([done, write], dry_run=False) == ["  why", "    POST n/sys/policies/acl/x"]
     assert actions_text([write], dry_run=True)[1:] == ['    {"path": {}}']
+
+
+def test_a_note_fits_a_terminal_and_a_command_in_it_stays_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    command = "  cloudtaser-cli source resume " + "f" * 60
+    Printer().note(f"{'many words ' * 12}:\n{command}")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1] == command
+    assert len(lines) == 3
+    assert max(map(len, lines[:-1])) <= 80
+
+
+def test_a_long_reason_is_continued_under_itself() -> None:
+    action = Action("POST", "", "sys/x", "because " * 20, True)
+    lines = actions_text([action], dry_run=False)
+    assert max(map(len, lines)) <= 80
+    assert [line.startswith("  because") for line in lines] == [True, True, True, False]

@@ -182,8 +182,9 @@ async def list_(session: Session) -> None:
         }
         for cluster in clusters
     ]
-    heads = ("FINGERPRINT", "SPACE", "STATE", "REGISTERED", "INITIALISED", "TUNNEL CA")
-    text = session.printer.table(heads, [[value or "-" for value in row.values()] for row in data])
+    heads = ("FINGERPRINT", "SPACE", "STATE", "REGISTERED")  # what 80 columns hold
+    rows = [(one.fingerprint, one.space, one.state, one.registered_at[:10]) for one in clusters]
+    text = session.printer.table(heads, rows)
     value = [cluster.fingerprint for cluster in clusters]
     session.printer.answer(data, text=text if data else ["No cluster is registered."], value=value)
 

@@ -127,9 +127,9 @@ def _show_rotation(session: Session, result: Rotation, dry_run: bool) -> None:
             f"The rotation ended at {registered.cas_rotated_at}: nothing changed. (--force starts another.)"
         ]
     if result.state is RotationState.WAITING:
-        text += [*done, f"Run `{again}` again later, or with --force to cut off what is left."]
+        text += [*done, "Run it again later, or with --force to cut off what is left:", f"  {again}"]
     session.printer.answer(data, text=text, value=[str(result.state)])
     if result.state is RotationState.STARTED and not dry_run:
-        session.printer.note(f"Operator and pods take up the new CAs by themselves; then run `{again}`.")
+        session.printer.note(f"Operator and pods take up the new CAs by themselves. Then run:\n  {again}")
     if result.state is RotationState.WAITING:
         raise typer.Exit(DiffersError.exit_code)

@@ -73,14 +73,14 @@ async def status(session: Session) -> None:
         ]
         text += [*printer.table(heads, rows), ""]
     if seen.clusters:
-        heads = ("FINGERPRINT", "STATE", "TUNNELS", "PODS", "CERTIFICATES END")
+        heads = ("FINGERPRINT", "STATE", "TUNNELS", "PODS", "CERTS UNTIL")
         rows = [
             (
                 one.fingerprint,
                 one.state,
                 str(one.used.tunnels),
                 str(one.used.pods),
-                one.certificate_ends or "-",
+                _minute(one.certificate_ends),
             )
             for one in seen.clusters
         ]
@@ -91,6 +91,11 @@ async def status(session: Session) -> None:
     printer.answer(data, text=text, value=seen.needs)
     if seen.needs:
         raise typer.Exit(DiffersError.exit_code)
+
+
+def _minute(instant: str) -> str:
+    """`2026-11-23T05:03:03Z` as `11-23 05:03Z`: certificates live for a day, so no year is needed."""
+    return f"{instant[5:16].replace('T', ' ')}Z" if instant else "-"
 
 
 def _age(age: float) -> str:

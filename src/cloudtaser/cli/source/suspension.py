@@ -50,7 +50,7 @@ async def suspend(
     if not dry_run:
         session.printer.note(
             "Bridges close its tunnels within seconds; applications keep what they have read. "
-            f"The way back: cloudtaser-cli source resume {result.fingerprint}"
+            f"The way back:\n  cloudtaser-cli source resume {result.fingerprint}"
         )
     if result.left:
         raise typer.Exit(DiffersError.exit_code)
