@@ -43,7 +43,7 @@ def test_only_what_changes_is_listed_and_a_dry_run_shows_the_body() -> None:
     done = Action("GET", "n", "p", "fine", False)
     write = Action("POST", "n", "sys/policies/acl/x", "why", True, {"policy": '{"path": {}}'})
     assert actions_text([done, write], dry_run=False) == ["  why", "    POST n/sys/policies/acl/x"]
-    assert actions_text([write], dry_run=True)[1:] == ['    {"path": {}}']
+    assert actions_text([write], dry_run=True)[2:] == ['      {"path": {}}']
 
 
 def test_a_note_fits_a_terminal_and_a_command_in_it_stays_whole(capsys: pytest.CaptureFixture[str]) -> None:
