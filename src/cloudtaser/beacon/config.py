@@ -93,6 +93,21 @@ class BeaconConfig:
     drain_spread: float = 5.0
     cert_poll: float = 10.0
 
+    @property
+    def sweep_interval(self) -> float:
+        """Seconds between two looks at what is overdue: well below the shortest time that is kept."""
+        shortest = min(
+            self.handshake_timeout,
+            self.hello_timeout,
+            self.linger,
+            self.remind_every,
+            self.max_parked_age,
+            self.pair_idle,
+            self.half_closed_idle,
+            self.cert_poll,
+        )
+        return min(max(shortest / 4, 0.02), 1.0)
+
 
 @dataclass(frozen=True, slots=True)
 class _Setting:

@@ -25,6 +25,7 @@ from cloudtaser.beacon.metrics import Counts
 from cloudtaser.beacon.page import metrics_page
 from cloudtaser.beacon.probes import Answer, Probes
 from cloudtaser.beacon.pump import Pump
+from cloudtaser.beacon.renewal import Renewal
 from cloudtaser.beacon.tls import Certificate
 from cloudtaser.errors import CloudtaserError, ProtocolError
 from cloudtaser.wire.rendezvous import (
@@ -49,6 +50,7 @@ class Beacon:
         self.log = log or Log(config.log_level)
         self.counts = Counts()
         self.certificate: Certificate | None = None
+        self._renewal: Renewal | None = None
         self.max_pairs = 0
         self.max_links = 0
         self.links: set[Link] = set()
@@ -64,9 +66,7 @@ class Beacon:
         self._asked: Link | None = None  # the candidate that `rooms` is asking about
         self._empty = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
-        self._next_cert_poll = 0.0
         self._next_idle_sweep = 0.0
-        self._reload_failed = ""
         pages = {"/metrics": self._metrics, "/healthz": self._healthy, "/readyz": self._ready}
         self._probes = Probes(pages)
 
@@ -90,6 +90,7 @@ class Beacon:
         self.rooms = Rooms(room_limits, random_pairing=config.pairing == "random")
         self.pump = Pump(self._loop, self, buffer=config.buffer, tap=self._tap)
         self.certificate = Certificate(config.tls_cert, config.tls_key)
+        self._renewal = Renewal(self.certificate, config.cert_poll, self.counts, self.log)
         try:
             await self._door.bind(config.addr, config.parked_dead_after)
             if config.metrics_addr is not None:
@@ -158,14 +159,8 @@ class Beacon:
 
     def reload(self) -> None:
         """Read the certificate again (SIGHUP). A bad one leaves the old one in use."""
-        if self.certificate is None:
-            return
-        try:
-            self.certificate.reload()
-        except CloudtaserError as error:
-            self._reload_failure(error)
-        else:
-            self._reloaded()
+        if self._renewal is not None:
+            self._renewal.reload()
 
     def admit(self, sock: socket.socket, host: str, now: float, verdict: int | None) -> None:
         """A connection came in by the entrance: begin its handshake. With a `verdict` it is refused after."""
@@ -339,17 +334,7 @@ class Beacon:
     def _sweep(self) -> None:
         now = time.monotonic()
         config = self.config
-        shortest = min(
-            config.handshake_timeout,
-            config.hello_timeout,
-            config.linger,
-            config.remind_every,
-            config.max_parked_age,
-            config.pair_idle,
-            config.half_closed_idle,
-            config.cert_poll,
-        )
-        self._timer = self._loop.call_later(min(max(shortest / 4, 0.02), 1.0), self._sweep)
+        self._timer = self._loop.call_later(config.sweep_interval, self._sweep)
         self.pump.now = now
         self._door.open()
         self.entrance.overdue(now)
@@ -366,9 +351,8 @@ class Beacon:
             self._next_idle_sweep = now + min(config.pair_idle, config.half_closed_idle, 40.0) / 4
             self._end_idle_pairs(now)
             self.entrance.prune(now)
-        if now >= self._next_cert_poll:
-            self._next_cert_poll = now + config.cert_poll
-            self._look_at_certificate()
+        assert self._renewal is not None
+        self._renewal.poll(now)
 
     def _end_idle_pairs(self, now: float) -> None:
         for bridge in list(self._pairs):
@@ -380,26 +364,6 @@ class Beacon:
             if now - max(bridge.last, broker.last) >= limit:
                 self.counts.limit_hits["half-closed-idle" if half_closed else "pair-idle"] += 1
                 self.pump.part(bridge, "idle")
-
-    def _look_at_certificate(self) -> None:
-        assert self.certificate is not None
-        try:
-            if self.certificate.reload_if_changed():
-                self._reloaded()
-        except CloudtaserError as error:
-            self._reload_failure(error)
-
-    def _reloaded(self) -> None:
-        assert self.certificate is not None
-        self._reload_failed = ""
-        self.counts.reloads["ok"] += 1
-        self.log.info("certificate read again", certificate_ends=int(self.certificate.not_after))
-
-    def _reload_failure(self, error: CloudtaserError) -> None:
-        self.counts.reloads["failed"] += 1
-        if str(error) != self._reload_failed:  # it is tried at every poll, and told once
-            self._reload_failed = str(error)
-            self.log.error("the new certificate cannot be used; the old one stays", reason=str(error))
 
     # -- probes
 
