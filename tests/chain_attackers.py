@@ -15,7 +15,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from cloudtaser.demo.certificates import write_server_certificate
-from cloudtaser.demo.chain import Chain, program, run_command
+from cloudtaser.demo.chain import Chain
+from cloudtaser.demo.command import program, run_command
 from cloudtaser.net.dial import Address
 from cloudtaser.net.layers import TlsLayer
 from cloudtaser.net.rendezvous import meet

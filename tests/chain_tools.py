@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-from cloudtaser.demo.chain import Chain, CommandResult, Pod, program, run_command
+from cloudtaser.demo.chain import Chain, Pod
+from cloudtaser.demo.command import CommandResult, program, run_command
 from cloudtaser.demo.timing import PodClient
 
 PATH = "/usr/local/bin:/usr/bin:/bin"

@@ -9,7 +9,8 @@ from pathlib import Path
 from cloudtaser.demo import setup
 from cloudtaser.demo.apiserver import StandInApiServer
 from cloudtaser.demo.certificates import write_server_certificate
-from cloudtaser.demo.chain import Chain, OperatorPorts, fetch, sum_metric
+from cloudtaser.demo.chain import Chain, OperatorPorts
+from cloudtaser.demo.exposition import fetch, sum_metric
 from cloudtaser.demo.ports import free_port
 from cloudtaser.demo.process import PartProcess, together
 from tests.chain_tools import delivered

@@ -20,7 +20,8 @@ from importlib import resources
 from pathlib import Path
 
 from cloudtaser.demo import setup
-from cloudtaser.demo.chain import Chain, Pod, program
+from cloudtaser.demo.chain import Chain, Pod
+from cloudtaser.demo.command import program
 from cloudtaser.demo.guard import guard
 from cloudtaser.demo.openbao import bao_binary
 from cloudtaser.demo.postgres import PostgresServer

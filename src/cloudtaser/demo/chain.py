@@ -7,12 +7,10 @@ a stand-in API server, and the kubelet that writes pod-bound token files on tmpf
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import shutil
 import sys
 import tempfile
-import urllib.request
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,12 +19,13 @@ from typing import Any
 
 from cloudtaser.demo.apiserver import StandInApiServer
 from cloudtaser.demo.certificates import write_server_certificate
+from cloudtaser.demo.command import CommandResult, program, run_command
+from cloudtaser.demo.exposition import fetch, probe, sum_metric
 from cloudtaser.demo.guard import guard
 from cloudtaser.demo.openbao import OpenBaoServer, bao_binary
 from cloudtaser.demo.ports import free_port
 from cloudtaser.demo.process import PartProcess, start_in_thread, together
 from cloudtaser.demo.tokens import PodReference
-from cloudtaser.errors import UnavailableError
 from cloudtaser.openbao.admin_token import make_admin_token
 from cloudtaser.openbao.client import OpenBao
 from cloudtaser.openbao.form import Form
@@ -36,22 +35,8 @@ from cloudtaser.wire.hashes import short_fingerprint
 
 _TOKEN_SECONDS = 600
 _TOKEN_REFRESH = 300.0
-_PROBE_TIMEOUT = 1.0
 BEACON_NAME = "beacon.demo.internal"
 TUNNELS_METRIC = "cloudtaser_broker_tunnels"
-
-
-@dataclass(frozen=True, slots=True)
-class CommandResult:
-    """What a command printed, and its exit status."""
-
-    status: int
-    output: str
-    errors: str
-
-    def json(self) -> Any:
-        """Its standard output, parsed."""
-        return json.loads(self.output)
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,71 +315,6 @@ class Chain:
         fresh.touch(mode=0o600)
         fresh.write_text(token)
         fresh.replace(pod.token_file)
-
-
-def program(name: str) -> str:
-    """Path of one of our programs, from the environment this Python belongs to."""
-    beside = Path(sys.executable).parent / name
-    found = str(beside) if beside.exists() else shutil.which(name)
-    if found is None:
-        raise UnavailableError(f"{name} is not installed", fix="run `tools/prepare demo`")
-    return found
-
-
-async def run_command(
-    command: Sequence[str], environment: dict[str, str], *, check: bool = True, timeout: float = 60.0
-) -> CommandResult:
-    """Run a command to its end; with `check`, a failure raises UnavailableError with what it said."""
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        env=os.environ | environment,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,  # a Ctrl-C is for us, who then end it
-    )
-    try:
-        output, errors = await asyncio.wait_for(process.communicate(), timeout)
-    except (TimeoutError, asyncio.CancelledError) as reason:
-        process.kill()
-        await process.wait()
-        if not isinstance(reason, TimeoutError):
-            raise
-        raise UnavailableError(f"{Path(command[0]).name} did not end", on=f"{timeout:.0f} s") from None
-    result = CommandResult(process.returncode or 0, output.decode(), errors.decode())
-    if check and result.status:
-        shown = " ".join([Path(command[0]).name, *command[1:3]])
-        raise UnavailableError(f"`{shown} …` failed with status {result.status}", on=result.errors.strip())
-    return result
-
-
-async def fetch(port: int, path: str) -> str:
-    """The body of a probe on loopback; empty when it does not answer with success."""
-    return await asyncio.to_thread(_fetch, f"http://127.0.0.1:{port}{path}")
-
-
-async def probe(port: int, path: str) -> bool:
-    """Whether a probe on loopback answers with success."""
-    return bool(await fetch(port, path))
-
-
-def sum_metric(exposition: str, name: str) -> float:
-    """Sum of a metric's samples in Prometheus text format."""
-    total = 0.0
-    for line in exposition.splitlines():
-        sample, _, value = line.rpartition(" ")
-        if sample.partition("{")[0] == name:
-            total += float(value)
-    return total
-
-
-def _fetch(url: str) -> str:
-    try:
-        with urllib.request.urlopen(url, timeout=_PROBE_TIMEOUT) as answer:  # noqa: S310  # a URL made above
-            body: bytes = answer.read()
-    except OSError:
-        return ""
-    return body.decode() or "ok"
 
 
 def _tmpfs() -> str | None:

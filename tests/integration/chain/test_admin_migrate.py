@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from cloudtaser.demo.chain import Chain, fetch, sum_metric
+from cloudtaser.demo.chain import Chain
+from cloudtaser.demo.exposition import fetch, sum_metric
 from cloudtaser.demo.search import occurrences
 from cloudtaser.demo.tokens import PodReference, SigningKey, service_account_claims
 from cloudtaser.errors import NotAuthorisedError, RefusedError

@@ -12,7 +12,8 @@ import pytest
 import pytest_asyncio
 
 from cloudtaser.demo import setup
-from cloudtaser.demo.chain import Chain, CommandResult
+from cloudtaser.demo.chain import Chain
+from cloudtaser.demo.command import CommandResult
 from cloudtaser.demo.search import occurrences
 from cloudtaser.errors import UnavailableError
 from cloudtaser.net.admin import AdminDoor

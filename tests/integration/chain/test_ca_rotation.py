@@ -18,7 +18,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from cloudtaser.demo import setup
-from cloudtaser.demo.chain import Chain, program, run_command
+from cloudtaser.demo.chain import Chain
+from cloudtaser.demo.command import program, run_command
 from cloudtaser.errors import CloudtaserError
 from cloudtaser.net.layers import TlsLayer
 from cloudtaser.net.tls import Identity, tunnel_client, tunnel_server

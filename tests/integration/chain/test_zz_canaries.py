@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from cloudtaser.demo import setup
-from cloudtaser.demo.chain import Chain, fetch
+from cloudtaser.demo.chain import Chain
+from cloudtaser.demo.exposition import fetch
 from cloudtaser.demo.search import occurrences
 from cloudtaser.openbao.client import OpenBao
 from tests.chain_tools import delivered, pod_client

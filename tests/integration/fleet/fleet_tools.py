@@ -15,7 +15,9 @@ from pathlib import Path
 from cloudtaser.demo import setup
 from cloudtaser.demo.apiserver import StandInApiServer
 from cloudtaser.demo.certificates import CertificateFiles, write_server_certificate
-from cloudtaser.demo.chain import Chain, OperatorPorts, fetch, probe, program, sum_metric
+from cloudtaser.demo.chain import Chain, OperatorPorts
+from cloudtaser.demo.command import program
+from cloudtaser.demo.exposition import fetch, probe, sum_metric
 from cloudtaser.demo.ports import free_port
 from cloudtaser.demo.process import PartProcess, together
 from cloudtaser.demo.timing import PodClient

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from cloudtaser.demo.apiserver import APISERVER_NAME, StandInApiServer
 from cloudtaser.demo.certificates import write_server_certificate
-from cloudtaser.demo.chain import BEACON_NAME, TUNNELS_METRIC, Chain, OperatorPorts, sum_metric
+from cloudtaser.demo.chain import BEACON_NAME, TUNNELS_METRIC, Chain, OperatorPorts
+from cloudtaser.demo.exposition import sum_metric
 from cloudtaser.demo.openbao import OPENBAO_NAME
 from cloudtaser.demo.ports import free_port
 from cloudtaser.demo.process import PartProcess

@@ -10,7 +10,8 @@ import pytest
 import pytest_asyncio
 
 from cloudtaser.demo.apiserver import APISERVER_NAME
-from cloudtaser.demo.chain import BEACON_NAME, program, run_command
+from cloudtaser.demo.chain import BEACON_NAME
+from cloudtaser.demo.command import program, run_command
 from cloudtaser.demo.openbao import OPENBAO_NAME
 from tests.chain_tools import delivered
 from tests.integration.fleet.fleet_tools import Readers

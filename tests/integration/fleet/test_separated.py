@@ -10,7 +10,8 @@ import pytest
 
 from cloudtaser.demo.apiserver import StandInApiServer
 from cloudtaser.demo.certificates import write_server_certificate
-from cloudtaser.demo.chain import Chain, OperatorPorts, program
+from cloudtaser.demo.chain import Chain, OperatorPorts
+from cloudtaser.demo.command import program
 from cloudtaser.demo.ports import free_port
 from cloudtaser.demo.process import PartProcess
 from tests.chain_tools import eventually

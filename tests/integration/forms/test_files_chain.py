@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from cloudtaser.demo import setup
-from cloudtaser.demo.chain import Chain, program, run_command
+from cloudtaser.demo.chain import Chain
+from cloudtaser.demo.command import program, run_command
 from cloudtaser.openbao.layout import Layout
 from tests.chain_tools import delivered, eventually, own_chain, pod_client
 from tests.integration.chain.test_renewal import Traffic, cut_tunnels, entries, serial_of_bridge

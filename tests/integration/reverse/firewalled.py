@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cloudtaser.demo.chain import CommandResult, program, run_command
+from cloudtaser.demo.command import CommandResult, program, run_command
 from cloudtaser.demo.openbao import OpenBaoServer, bao_binary
 from cloudtaser.demo.process import PartProcess, together
 from tests.chain_tools import delivered, eventually

@@ -9,7 +9,7 @@ import secrets
 
 import pytest
 
-from cloudtaser.demo.chain import program, run_command
+from cloudtaser.demo.command import program, run_command
 from tests.chain_tools import delivered, eventually
 from tests.reverse_chain import ReverseChain, reverse_chain
 
