@@ -73,11 +73,15 @@ class GrpcServer:
             end.bind(f"\0{own}")
             self._sources[f"unix-abstract:{own}"] = source
             await loop.sock_connect(end, f"\0{self._name}")
-            await loop.create_unix_connection(lambda: _Forgetting(protocol, self._sources, own), sock=end)
-        except OSError as error:
+        except BaseException as error:
             end.close()
             self._sources.pop(f"unix-abstract:{own}", None)
+            if not isinstance(error, OSError):
+                raise
             raise UnavailableError(f"no connection to our gRPC server: {error}") from None
+        forgetting = _Forgetting(protocol, self._sources, own)
+        await loop.create_unix_connection(lambda: forgetting, sock=end)
+        forgetting.begin()
 
     async def _connect(self, _requests: Any, context: Any) -> None:
         source = self._sources.get(context.peer())
@@ -133,18 +137,35 @@ class _ServerStream:
 
 
 class _Forgetting(asyncio.Protocol):
-    """`protocol`, and the source is forgotten when its connection is gone."""
+    """`protocol`, and the source is forgotten when its connection is gone.
+
+    It hears of the connection at `begin`. It may have been aborted meanwhile, and must not cut the transport
+    while that is being made: uvloop would close the descriptor once more when the socket is forgotten.
+    """
 
     def __init__(self, protocol: asyncio.Protocol, sources: dict[str, str], own: str) -> None:
         self._protocol = protocol
         self._sources = sources
         self._own = own
+        self._transport: asyncio.BaseTransport | None = None
+        self._early: list[bytes] | None = []  # the server's first words
+
+    def begin(self) -> None:
+        """Connect `protocol`."""
+        early, self._early = self._early or [], None
+        if self._transport is not None:
+            self._protocol.connection_made(self._transport)
+        for data in early:
+            self._protocol.data_received(data)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._protocol.connection_made(transport)
+        self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        self._protocol.data_received(data)
+        if self._early is None:
+            self._protocol.data_received(data)
+        else:
+            self._early.append(data)
 
     def eof_received(self) -> bool | None:
         return self._protocol.eof_received()

@@ -44,6 +44,7 @@ class ReverseLimits:
     """What the reverse port holds at most. Times in seconds; rates of new connections for one source."""
 
     connections: int = 1024
+    connections_per_source: int = 768
     source_rate: float = 50.0
     source_burst: int = 500
     hello_seconds: float = 5.0

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
 from cloudtaser.errors import CloudtaserError, UnavailableError
@@ -19,6 +21,7 @@ from cloudtaser.net.splice import Splice
 from cloudtaser.operator.config import Listen
 from cloudtaser.operator.reverse import Reverse, ReverseLimits
 from cloudtaser.operator.reverse_certificate import OuterCertificate
+from cloudtaser.operator.reverse_http2 import Watched
 from cloudtaser.operator.reverse_metrics import ReverseMetrics
 from cloudtaser.wire.rendezvous import FAMILY, MAGIC
 from cloudtaser.wire.sources import SourceLimiter, source_of
@@ -51,7 +54,8 @@ class ReverseDoor:
         self._metrics = metrics
         self._sources = SourceLimiter(limits.source_rate, limits.source_burst)
         self._server: asyncio.Server | None = None
-        self._open: set[asyncio.Transport] = set()
+        self._open: dict[asyncio.Transport, str] = {}
+        self._held: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._grpc: GrpcServer | None = None
         metrics.observe(open=lambda: self._count_open())
@@ -109,12 +113,15 @@ class ReverseDoor:
     def admit(self, transport: asyncio.Transport) -> str | None:
         """The source that a new connection counts as; None when it is one too many."""
         source = source_of(str((transport.get_extra_info("peername") or ("",))[0]))
-        if len(self._open) >= self._limits.connections and self._count_open() >= self._limits.connections:
-            self._reverse.refused("too many connections", source)
-            return None
         if not self._in_rate(source):
             return None
-        self._open.add(transport)
+        if self._is_full(source):
+            self._count_open()  # some may have gone since
+            if self._is_full(source):
+                self._reverse.refused("too many connections", source)
+                return None
+        self._open[transport] = source
+        self._held[source] += 1
         keep_alive(transport)
         return source
 
@@ -138,7 +145,7 @@ class ReverseDoor:
             task = asyncio.ensure_future(self._connect(splice, source))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-            return splice.first
+            return Watched(splice.first, len(HTTP2_PREFACE), partial(self._flooded, splice, source))
         return None
 
     def nothing(self, source: str, reason: str) -> None:
@@ -161,6 +168,10 @@ class ReverseDoor:
             splice.abort(error)
             self._reverse.refused("no gRPC server", source)
 
+    def _flooded(self, splice: Splice, source: str, error: CloudtaserError) -> None:
+        self._reverse.refused(error.what, source)
+        splice.abort(error)
+
     def _new_stream(self, source: str) -> asyncio.Protocol:
         """One connection may carry many streams: each counts as a newcomer."""
         if not self._in_rate(source):
@@ -175,8 +186,16 @@ class ReverseDoor:
         self._reverse.refused("too many new connections", source)
         return False
 
+    def _is_full(self, source: str) -> bool:
+        """Whether there is no place for one more of `source`: no source can take them all."""
+        limits = self._limits
+        return len(self._open) >= limits.connections or self._held[source] >= limits.connections_per_source
+
     def _count_open(self) -> int:
-        self._open = {transport for transport in self._open if not transport.is_closing()}
+        self._open = {
+            transport: source for transport, source in self._open.items() if not transport.is_closing()
+        }
+        self._held = Counter(self._open.values())
         return len(self._open)
 
 

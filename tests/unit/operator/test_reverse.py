@@ -445,6 +445,57 @@ async def test_no_more_connections_than_the_limit_are_held(tmp_path: Path) -> No
         await rig.close()
 
 
+async def test_no_source_takes_all_connections(tmp_path: Path) -> None:
+    limits = ReverseLimits(connections=8, connections_per_source=3)
+    rig = await start(tmp_path, own=False, limits=limits)
+    try:
+        idle = [(await rig.raw())[1] for _ in range(3)]
+        for writer in idle:
+            writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        await eventually(lambda: rig.count("open_connections") == 3, "open")
+        reader, refused = await rig.raw()
+        assert await ended(reader) == b""
+        assert rig.refused("too many connections") == 1
+        rig.seat(OPERATIONAL)
+        other = await asyncio.open_connection("127.0.0.1", rig.address.port, local_addr=("127.0.0.2", 0))
+        other[1].write(Hello(Role.BRIDGE, OPERATIONAL).encode())
+        assert await asyncio.wait_for(other[0].read(1), 3) == b"M"
+        idle[0].close()
+        await eventually(lambda: rig.count("open_connections") == 3, "one has left")
+        _, writer = await rig.raw()
+        await eventually(lambda: rig.count("open_connections") == 4, "its place is free")
+        for each in (*idle, other[1], refused, writer):
+            each.close()
+    finally:
+        await rig.close()
+
+
+@pytest.mark.parametrize(
+    ("flood", "reason"),
+    [
+        (b"\0\0\0\1\0\0\0\0\1" + b"\0\x40\0\x09\0\0\0\0\1" + bytes(16384), "headers of more than"),
+        (b"\0\0\x08\6\0\0\0\0\0" + bytes(8), "a flood of HTTP/2 control frames"),
+        (b"\0\0\0\4\0\0\0\0\0", "a flood of HTTP/2 control frames"),
+    ],
+    ids=["headers that do not end", "pings", "settings"],
+)
+async def test_a_flood_of_http2_frames_is_cut_before_grpc_sees_it(
+    rig: Rig, flood: bytes, reason: str
+) -> None:
+    rig.seat(OPERATIONAL)
+    reader, writer = await rig.inside()
+    with capture_logs() as logs:
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
+        for _ in range(3000):
+            writer.write(flood)
+        await ended(reader)
+        await rig.visit(OPERATIONAL, "grpc")
+    writer.close()
+    told = [line["reason"] for line in logs if "was refused" in line["event"]]
+    assert len(told) == 1
+    assert reason in told[0]
+
+
 async def test_a_new_certificate_is_shown_from_the_next_connection_on(rig: Rig, tmp_path: Path) -> None:
     rig.seat(OPERATIONAL)
     await asyncio.sleep(0)
