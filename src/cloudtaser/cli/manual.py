@@ -23,13 +23,13 @@ EXIT_CODES: Final = (
 
 def manual(*lines: str, differs: str = "") -> str:
     """Examples (what follows the program's name) and exit codes; `differs` says when it ends with 3."""
-    examples = "".join(f"\n  {_fitting(f'cloudtaser-cli {line}')}" for line in lines)
+    examples = "".join(f"\n  {fitting(f'cloudtaser-cli {line}')}" for line in lines)
     codes = (code + differs if code.startswith("3") else code for code in EXIT_CODES)
     shown = "".join(f"\n  {code}" for code in codes if not code.endswith(" "))
     return f"{_KEEP}Examples:{examples}\n\n{_KEEP}Exit codes:{shown}"
 
 
-def _fitting(line: str) -> str:
+def fitting(line: str) -> str:
     """The line, continued before a flag, a fingerprint or a file as a shell allows where it is too long."""
     pieces = _BREAK.split(line)
     rows = [pieces[0]]

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from cloudtaser.cli.manual import fitting
 from cloudtaser.cli.output import actions_data, actions_text, pairs
 from cloudtaser.cli.session import Session, command
 from cloudtaser.cli.source.cas import ca_data, ca_text
@@ -126,7 +127,7 @@ async def register(
     if stored:
         text += ["", "Would store:" if dry_run else "Stored:", *stored]
     if not dry_run:
-        text += ["", "In the cluster, run:", f"  {helm}"]
+        text += ["", "In the cluster, run:", f"  {fitting(helm)}"]
     session.printer.answer(data, text=text, value=filter(None, (result.bridge_pin, result.join_code)))
 
 
