@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from cloudtaser.errors import ConfigError
+from cloudtaser.net.stamps import Stamp, stamp
 
 _TIMES = {0x17: "%y%m%d%H%M%SZ", 0x18: "%Y%m%d%H%M%SZ"}
 
@@ -44,37 +45,29 @@ class Certificate:
     def __init__(self, cert_file: str, key_file: str) -> None:
         self._cert_file = cert_file
         self._key_file = key_file
-        self._loaded: tuple[object, ...] = ()
-        self.context = self._load(self._signature())
+        self._loaded: Stamp = ()
+        self.context = self._load(self._stamp())
 
     def reload(self) -> None:
         """Read the files again. ConfigError leaves the old context in use."""
-        self.context = self._load(self._signature())
+        self.context = self._load(self._stamp())
 
     def reload_if_changed(self) -> bool:
         """Read the files again if they changed; whether they had. ConfigError as above."""
-        signature = self._signature()
-        if signature == self._loaded:
+        seen = self._stamp()
+        if seen == self._loaded:
             return False
-        self.context = self._load(signature)
+        self.context = self._load(seen)
         return True
 
-    def _load(self, signature: tuple[object, ...]) -> ssl.SSLContext:
+    def _load(self, seen: Stamp) -> ssl.SSLContext:
         context = server_context(self._cert_file, self._key_file)
         self.not_after = not_after(self._cert_file)
-        self._loaded = signature  # taken before reading: a change in between is seen the next time
+        self._loaded = seen  # taken before reading: a change in between is seen the next time
         return context
 
-    def _signature(self) -> tuple[object, ...]:
-        signature: list[object] = []
-        for name in (self._cert_file, self._key_file):
-            try:
-                status = os.stat(name)
-            except OSError:
-                signature.append(None)
-            else:
-                signature.append((status.st_ino, status.st_mtime_ns, status.st_size))
-        return tuple(signature)
+    def _stamp(self) -> Stamp:
+        return stamp(self._cert_file, self._key_file)
 
 
 def not_after(cert_file: str) -> float:

@@ -11,17 +11,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
-from cloudtaser.errors import ProtocolError
 from cloudtaser.net.ends import NOWHERE
 from cloudtaser.version import VERSION
-from cloudtaser.wire.strict_json import dump_object, parse_object
-
-MAX_LINE: Final = 4096
-LINES_LIMIT: Final = 60
-"""Lines taken per minute."""
-_MINUTE: Final = 60.0
+from cloudtaser.wire.control_lines import ControlLines
+from cloudtaser.wire.strict_json import dump_object
 
 
 class Control(asyncio.Protocol):
@@ -36,9 +31,7 @@ class Control(asyncio.Protocol):
         self._health = health
         self._on_hint = on_hint
         self._transport: asyncio.Transport = NOWHERE
-        self._line = b""
-        self._lines = 0
-        self._since = self._loop.time()
+        self._lines = ControlLines(self._loop.time())
         self.broker_version = ""
         self.parked_at = float("-inf")
         """When the broker last said that it is parked; the loop's clock."""
@@ -57,13 +50,8 @@ class Control(asyncio.Protocol):
         self._say({"type": "version", "version": VERSION, "bridge": self._bridge_id})
 
     def data_received(self, data: bytes) -> None:
-        lines = (self._line + data).split(b"\n")
-        self._line = lines.pop()
-        if len(self._line) > MAX_LINE:
-            raise ProtocolError("a control line is too long")
-        for line in lines:
-            self._count()
-            self._heard(parse_object(line, what="a control line", limit=MAX_LINE))
+        for fields in self._lines.receive(data, self._loop.time()):
+            self._heard(fields)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = NOWHERE
@@ -76,14 +64,6 @@ class Control(asyncio.Protocol):
         self._full = False
         if self._owes_renewal:
             self.renew()
-
-    def _count(self) -> None:
-        now = self._loop.time()
-        if now - self._since >= _MINUTE:
-            self._since, self._lines = now, 0
-        self._lines += 1
-        if self._lines > LINES_LIMIT:
-            raise ProtocolError("too many control lines")
 
     def _heard(self, fields: dict[str, Any]) -> None:
         match fields:

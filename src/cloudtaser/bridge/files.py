@@ -26,6 +26,7 @@ from cloudtaser.bridge.config_files import PairFiles
 from cloudtaser.bridge.leaves import Leaf, leaf_of
 from cloudtaser.errors import CloudtaserError, ConfigError, ProtocolError
 from cloudtaser.net.log import get_logger
+from cloudtaser.net.stamps import Stamp, stamp
 from cloudtaser.net.tls import require_party
 from cloudtaser.openbao.pki import PkiRole
 from cloudtaser.secret import Secret
@@ -35,7 +36,6 @@ MAX_FILE: Final = 65536
 
 _log = get_logger("bridge.files")
 
-Stamp = tuple[tuple[int, int, int], ...]
 """Of each file: device's inode, time of its last change, size."""
 
 
@@ -86,8 +86,8 @@ class FilePairs:
 
     async def refresh(self) -> None:
         """Take up files that changed, if they fit."""
-        stamp = await asyncio.to_thread(_stamp, self._files)
-        if stamp == self._stamp:
+        seen = await asyncio.to_thread(_stamp, self._files)
+        if seen == self._stamp:
             return
         try:
             fresh = await asyncio.to_thread(load, self._files, self._now())
@@ -96,12 +96,12 @@ class FilePairs:
                     "the certificate is another cluster's now", on=self._files.tls_cert, fix="restart for it"
                 )
         except CloudtaserError as error:
-            if self._refused == stamp and self._told != stamp:
-                self._told = stamp
+            if self._refused == seen and self._told != seen:
+                self._told = seen
                 self._on_failed(error)
-            self._refused = stamp
+            self._refused = seen
             return
-        self._stamp, self.pairs = stamp, fresh
+        self._stamp, self.pairs = seen, fresh
         self._refused = self._told = None
         _log.info(
             "certificates in files taken up", ends=int(min(fresh.tunnel.not_after, fresh.pod.not_after))
@@ -140,16 +140,7 @@ def load(files: PairFiles, now: float) -> Pairs:
 
 
 def _stamp(files: PairFiles) -> Stamp:
-    def of(path: str) -> tuple[int, int, int]:
-        try:
-            found = Path(path).stat()
-        except OSError:
-            return (0, 0, 0)
-        return found.st_ino, found.st_mtime_ns, found.st_size
-
-    return tuple(
-        of(path) for path in (files.tls_cert, files.tls_key, files.tls_ca, files.pod_cert, files.pod_key)
-    )
+    return stamp(files.tls_cert, files.tls_key, files.tls_ca, files.pod_cert, files.pod_key)
 
 
 def _content(path: str) -> bytes:

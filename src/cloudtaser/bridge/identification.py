@@ -1,11 +1,12 @@
 """Identification: who a stream speaks for, where that takes a question to somebody else.
 
-Used by `turn` for logins, for the operator's hand-over of the reviewer's token, and for a token that was
+Used by `calls` for logins, for the operator's hand-over of the reviewer's token, and for a token that was
 issued before this bridge knew its space. The checks themselves are in `tokens` and `login`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from cloudtaser.bridge import login, ownership
@@ -25,10 +26,23 @@ if TYPE_CHECKING:
 _LOOKUP: Final = b"/v1/auth/token/lookup-self"
 
 
+async def with_fresh_keys(
+    cluster: Cluster, services: Services, check: Callable[[], PodIdentity]
+) -> PodIdentity:
+    """What `check` finds; an unknown key is looked for once in the cluster's key set as it is now."""
+    try:
+        return check()
+    except TokenRefused as refused:
+        if refused.reason is not Reason.UNKNOWN_KEY:
+            raise
+    await services.refetch_keys(cluster)
+    return check()
+
+
 async def identify(
     cluster: Cluster, services: Services, request: login.LoginRequest, *, on_operator_stream: bool
 ) -> PodIdentity:
-    """Who logs in; an unknown key is looked for once in the cluster's key set as it is now."""
+    """Who logs in."""
 
     def check() -> PodIdentity:
         return login.identify(
@@ -41,13 +55,7 @@ async def identify(
             now=services.now(),
         )
 
-    try:
-        return check()
-    except TokenRefused as refused:
-        if refused.reason is not Reason.UNKNOWN_KEY:
-            raise
-    await services.refetch_keys(cluster)
-    return check()
+    return await with_fresh_keys(cluster, services, check)
 
 
 async def reviewer(cluster: Cluster, services: Services, body: bytes, jwt: str) -> tuple[PodIdentity, Secret]:
@@ -67,13 +75,7 @@ async def reviewer(cluster: Cluster, services: Services, body: bytes, jwt: str) 
             raise TokenRefused(Reason.WRONG_SUBJECT)
         return identity
 
-    try:
-        identity = check()
-    except TokenRefused as refused:
-        if refused.reason is not Reason.UNKNOWN_KEY:
-            raise
-        await services.refetch_keys(cluster)
-        identity = check()
+    identity = await with_fresh_keys(cluster, services, check)
     try:
         fields = parse_object(body, what="the body", limit=login.MAX_LOGIN)
     except ProtocolError as error:

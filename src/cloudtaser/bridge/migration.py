@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from cloudtaser.bridge.admin_rules import DEFAULT, AdminRules
+from cloudtaser.bridge.identification import with_fresh_keys
 from cloudtaser.bridge.limits import ADMIN, Buckets
 from cloudtaser.bridge.refusal import RequestRefused
 from cloudtaser.bridge.tokens import PodIdentity, Reason, TokenRefused, verify
@@ -131,7 +132,7 @@ async def migrate(session: Session, account: Account, place: Place, body: bytes,
 
 
 async def _identify(cluster: Cluster, services: Services, jwt: str) -> PodIdentity:
-    """The administrator; an unknown key is looked for once in the cluster's key set as it is now."""
+    """The administrator."""
 
     def check() -> PodIdentity:
         identity = verify(
@@ -149,13 +150,7 @@ async def _identify(cluster: Cluster, services: Services, jwt: str) -> PodIdenti
             raise TokenRefused(Reason.WRONG_SUBJECT, "it is bound to a pod")
         return identity
 
-    try:
-        return check()
-    except TokenRefused as refused:
-        if refused.reason is not Reason.UNKNOWN_KEY:
-            raise
-    await services.refetch_keys(cluster)
-    return check()
+    return await with_fresh_keys(cluster, services, check)
 
 
 def _parse(cluster: Cluster, body: bytes) -> tuple[Migration, Space]:

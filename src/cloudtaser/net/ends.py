@@ -79,6 +79,24 @@ NOWHERE: Final[asyncio.Transport] = _Nowhere()
 NOBODY: Final = asyncio.Protocol()
 
 
+def hand_over(
+    transport: asyncio.Transport,
+    protocol: asyncio.Protocol,
+    outcome: asyncio.Future[asyncio.Transport],
+    early: bytes,
+) -> None:
+    """What was said to open the connection is over: it is `protocol`'s from now on, and so is what came
+    `early`. Somebody who has stopped waiting for the `outcome` is left nothing."""
+    transport.set_protocol(protocol)
+    if outcome.done():  # cancelled in this very turn
+        transport.abort()
+        return
+    outcome.set_result(transport)
+    protocol.connection_made(transport)
+    if early:
+        protocol.data_received(early)
+
+
 def lost(error: Exception | None) -> CloudtaserError | None:
     """What a transport gave to connection_lost, as an error of ours; None for a regular end."""
     if error is None or isinstance(error, CloudtaserError):

@@ -18,6 +18,7 @@ from typing import Final, Self, cast
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from cloudtaser.errors import CloudtaserError, ConfigError, ProtocolError, UnavailableError
+from cloudtaser.net.ends import hand_over
 from cloudtaser.net.layers import TlsLayer
 from cloudtaser.net.tls import reason
 from cloudtaser.secret import Secret
@@ -204,15 +205,7 @@ class Passage(asyncio.Protocol):
 
     def _stands(self, early: bytes) -> None:
         assert self._transport is not None
-        transport, protocol = self._transport, self._protocol
-        transport.set_protocol(protocol)
-        if self.outcome.done():  # cancelled in this very turn
-            transport.abort()
-            return
-        self.outcome.set_result(transport)
-        protocol.connection_made(transport)
-        if early:
-            protocol.data_received(early)
+        hand_over(self._transport, self._protocol, self.outcome, early)
 
     def _refused(self, status: int) -> UnavailableError:
         match status:

@@ -16,6 +16,7 @@ from typing import Final, cast
 
 from cloudtaser.errors import CloudtaserError, ProtocolError, RefusedError, UnavailableError
 from cloudtaser.net.dial import CONNECT_TIMEOUT, Address, dial_tcp
+from cloudtaser.net.ends import hand_over
 from cloudtaser.net.layers import TlsLayer
 from cloudtaser.net.proxy import DIRECT, Proxies
 from cloudtaser.wire.rendezvous import Matched, Parked, Refusal, Refused, Role, Visitor
@@ -228,15 +229,7 @@ class _Visit(asyncio.Protocol):
     def _matched(self, early: bytes) -> None:
         assert self._transport is not None
         self.forget()
-        transport, protocol = self._transport, self._protocol
-        transport.set_protocol(protocol)
-        if self.outcome.done():  # cancelled in this very turn
-            transport.abort()
-            return
-        self.outcome.set_result(transport)
-        protocol.connection_made(transport)
-        if early:
-            protocol.data_received(early)
+        hand_over(self._transport, self._protocol, self.outcome, early)
 
     def _wait(self, seconds: float) -> None:
         if self._timer is not None:

@@ -13,23 +13,20 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
-from cloudtaser.errors import CloudtaserError, ProtocolError
+from cloudtaser.errors import CloudtaserError
 from cloudtaser.net.dial import Backoff
 from cloudtaser.net.ends import NOWHERE
 from cloudtaser.net.log import get_logger
 from cloudtaser.operator.metrics import Metrics
 from cloudtaser.operator.tunnels import Link
 from cloudtaser.version import VERSION
+from cloudtaser.wire.control_lines import ControlLines
 from cloudtaser.wire.opening import Kind, Opening
-from cloudtaser.wire.strict_json import dump_object, parse_object
+from cloudtaser.wire.strict_json import dump_object
 
-MAX_LINE: Final = 4096
-LINES_LIMIT: Final = 60
-"""Lines taken per minute."""
 REPORT_SECONDS: Final = 30.0
 """Between two times that a bridge is told that we are parked, and asked how it is."""
 BRIDGES_REMEMBERED: Final = 64
-_MINUTE: Final = 60.0
 _UNSENT_LIMIT: Final = 16 * 1024
 _SHOWN: Final = 64
 
@@ -46,9 +43,7 @@ class Control(asyncio.Protocol):
         self._on_renew = on_renew
         self._on_version = on_version
         self._transport: asyncio.Transport = NOWHERE
-        self._line = b""
-        self._lines = 0
-        self._since = self._loop.time()
+        self._lines = ControlLines(self._loop.time())
         self.logins_open: bool | None = None
         """Whether the bridge lets pods log in, as it said last; None before."""
         self.closed: asyncio.Future[None] = self._loop.create_future()
@@ -59,13 +54,8 @@ class Control(asyncio.Protocol):
         self.say({"type": "version", "version": VERSION})
 
     def data_received(self, data: bytes) -> None:
-        lines = (self._line + data).split(b"\n")
-        self._line = lines.pop()
-        if len(self._line) > MAX_LINE:
-            raise ProtocolError("a control line is too long")
-        for line in lines:
-            self._count()
-            self._heard(parse_object(line, what="a control line", limit=MAX_LINE))
+        for fields in self._lines.receive(data, self._loop.time()):
+            self._heard(fields)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = NOWHERE
@@ -76,14 +66,6 @@ class Control(asyncio.Protocol):
         """Send one line, unless the bridge has stopped reading: what is said is about now."""
         if self._transport.get_write_buffer_size() <= _UNSENT_LIMIT:
             self._transport.write(dump_object(fields) + b"\n")
-
-    def _count(self) -> None:
-        now = self._loop.time()
-        if now - self._since >= _MINUTE:
-            self._since, self._lines = now, 0
-        self._lines += 1
-        if self._lines > LINES_LIMIT:
-            raise ProtocolError("too many control lines")
 
     def _heard(self, fields: dict[str, Any]) -> None:
         match fields:

@@ -7,7 +7,6 @@ start: enough where something in front ends TLS, or where bridges do not check t
 from __future__ import annotations
 
 import datetime as dt
-import os
 import ssl
 
 from cryptography import x509
@@ -18,6 +17,7 @@ from cryptography.x509.oid import NameOID
 
 from cloudtaser.errors import CloudtaserError
 from cloudtaser.net.log import get_logger
+from cloudtaser.net.stamps import stamp
 from cloudtaser.net.tls import Identity, beacon_server, load_identity
 from cloudtaser.operator.reverse_metrics import ReverseMetrics
 from cloudtaser.secret import Secret
@@ -32,7 +32,7 @@ class OuterCertificate:
     def __init__(self, cert_file: str | None, key_file: str | None, metrics: ReverseMetrics) -> None:
         self._files = (cert_file, key_file) if cert_file and key_file else None
         self._metrics = metrics
-        self._seen = self._signature()
+        self._seen = stamp(*self._files or ())
         self._context = self._load()
 
     @property
@@ -42,9 +42,9 @@ class OuterCertificate:
 
     def context(self) -> ssl.SSLContext:
         """For a new connection. Looks whether the files changed; a connection keeps what it began with."""
-        signature = self._signature()
-        if signature != self._seen:
-            self._seen = signature
+        seen = stamp(*self._files or ())
+        if seen != self._seen:
+            self._seen = seen
             try:
                 self._context = self._load()
             except CloudtaserError as error:
@@ -67,17 +67,6 @@ class OuterCertificate:
         context.options |= ssl.OP_NO_RENEGOTIATION
         context.set_alpn_protocols(["h2"])
         return context
-
-    def _signature(self) -> tuple[object, ...]:
-        signature: list[object] = []
-        for name in self._files or ():
-            try:
-                status = os.stat(name)
-            except OSError:
-                signature.append(None)
-            else:
-                signature.append((status.st_ino, status.st_mtime_ns, status.st_size))
-        return tuple(signature)
 
 
 def _throw_away() -> Identity:

@@ -12,7 +12,6 @@ from typing import Any, cast
 import pytest
 
 from cloudtaser.bridge import authorities
-from cloudtaser.bridge import control as control_module
 from cloudtaser.bridge import tunnels as tunnels_module
 from cloudtaser.bridge.bootstrap import Granted
 from cloudtaser.bridge.cluster import Cluster
@@ -27,6 +26,7 @@ from cloudtaser.net.tls import Identity, tunnel_client, tunnel_server
 from cloudtaser.net.tunnel import Tunnel
 from cloudtaser.openbao.records import Grants, Registered
 from cloudtaser.wire.bootstrap import InitAnswer
+from cloudtaser.wire.control_lines import LINES_LIMIT
 from cloudtaser.wire.opening import Kind, Opening
 from tests.unit.bridge.scripted_operator import dial, hang_up
 from tests.unit.operator.parties import FINGERPRINT, OTHER_FINGERPRINT, SERVER, Authority, Leaf
@@ -341,7 +341,7 @@ async def test_the_control_stream_tells_versions_and_answers_how_it_is(house: Ho
 
 @pytest.mark.parametrize(
     "flood",
-    [b'{"type":"health"}\n' * (control_module.LINES_LIMIT + 1), b"x" * 5000, b"[]\n", b'{"a":1,"a":2}\n'],
+    [b'{"type":"health"}\n' * (LINES_LIMIT + 1), b"x" * 5000, b"[]\n", b'{"a":1,"a":2}\n'],
 )
 async def test_a_control_stream_out_of_bounds_is_cut_and_the_tunnel_stays(house: House, flood: bytes) -> None:
     broker = await house.joined()

@@ -14,11 +14,11 @@ from structlog.testing import capture_logs
 
 from cloudtaser.bridge.control import Control as BridgeControl
 from cloudtaser.net.tunnel import Tunnel
-from cloudtaser.operator import control as control_module
 from cloudtaser.operator.control import Controls
 from cloudtaser.operator.metrics import Metrics
 from cloudtaser.operator.tunnels import Link
 from cloudtaser.version import VERSION
+from cloudtaser.wire.control_lines import LINES_LIMIT, MAX_LINE
 from cloudtaser.wire.opening import Kind, Opening
 from tests.unit.operator.rig import BridgeHalf, Echo, eventually, tunnel_pair
 
@@ -162,8 +162,8 @@ async def test_a_bridges_version_is_logged_once_and_printable(rig: Rig) -> None:
 @pytest.mark.parametrize(
     "excess",
     [
-        pytest.param(b"x" * (control_module.MAX_LINE + 1), id="a line without end"),
-        pytest.param(b"{}\n" * (control_module.LINES_LIMIT + 1), id="too many lines"),
+        pytest.param(b"x" * (MAX_LINE + 1), id="a line without end"),
+        pytest.param(b"{}\n" * (LINES_LIMIT + 1), id="too many lines"),
         pytest.param(b"nonsense\n", id="no JSON"),
         pytest.param(b"[]\n", id="no object"),
     ],
