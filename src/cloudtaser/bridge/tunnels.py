@@ -55,8 +55,9 @@ class Link:
     serials: set[int] = field(default_factory=set)
     """Of the certificate it was opened with, and of those renewed inside it."""
     renewals: int = 0
-    renewed: bool = False
-    """A certificate was renewed inside it since `Tunnels.hint_renewals` last began to ask for that."""
+    renewed: int | None = None
+    """Serial of the newest certificate that was renewed inside it since `Tunnels.hint_renewals` last began to
+    ask for that."""
     hinted_at: float = float("-inf")
     control: Control | None = None
 
@@ -134,14 +135,15 @@ class Tunnels:
     def hint_renewals(self, current: Authority, outdated: frozenset[int], *, anew: bool = False) -> None:
         """Ask every broker to renew whose tunnel is under another CA than the current one, or whose newest
         certificate is among the `outdated` serials; again after a while, until it has. `anew`: a rotation has
-        just begun, so what was renewed before does not count."""
+        just begun, so what was renewed before does not count. Nor does a stored pair that was handed out once
+        more before its successor was there: it is outdated itself."""
         now = asyncio.get_running_loop().time()
         for link in self._links:
             if anew:
-                link.renewed, link.hinted_at = False, float("-inf")
+                link.renewed, link.hinted_at = None, float("-inf")
             behind = link.authority.der != current.der or bool(link.serials & outdated)
-            control = link.control
-            if not behind or link.renewed or link.tunnel.draining or control is None or control.closed:
+            control, renewed = link.control, link.renewed is not None and link.renewed not in outdated
+            if not behind or renewed or link.tunnel.draining or control is None or control.closed:
                 continue
             if now - link.hinted_at >= HINT_EVERY:
                 link.hinted_at = now
@@ -255,7 +257,7 @@ class Tunnels:
             link.renewals -= 1
             if guest.granted is not None:
                 link.serials.add(guest.granted.serial)
-                link.renewed = True
+                link.renewed = guest.granted.serial
 
 
 class TunnelGuest:

@@ -140,11 +140,6 @@ class _Run:
         mounts = self._mounts
         replaced_at = instant(self._now)
         tunnel_ca, pod_ca = successors
-        if self._recorded.pregenerated:
-            both = Authorities(tunnel_ca.pem, pod_ca.pem) if tunnel_ca and pod_ca else None
-            await pregenerate(
-                steps, self._layout, self._space, self._recorded.fingerprint, both, now=self._now
-            )
         if tunnel_ca is not None and pod_ca is not None:
             described = describe(tunnel_ca.pem)
             wanted = replace(

@@ -130,7 +130,8 @@ async def test_pairs_that_are_stored_are_made_anew(root: OpenBao, layout: Layout
     assert len(result.pending) == 2
     assert not (await rotate_leaves(root, fingerprint, layout=layout, now=later + 1)).changed
     assert not (await register(root, fingerprint, layout=layout)).changed
-    await rotate_authorities(root, fingerprint, layout=layout)
+    rotated = await rotate_authorities(root, fingerprint, layout=layout)
+    assert len([action for action in rotated.actions if "make it, of one year" in action.why]) == 3
     again = await register(root, fingerprint, layout=layout)
     assert [action.why for action in again.actions if action.changed] == []
 

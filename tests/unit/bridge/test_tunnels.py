@@ -468,6 +468,9 @@ async def test_brokers_under_a_former_ca_are_asked_to_renew_until_they_have(
     await asyncio.sleep(0)  # the tunnel notes it in the same turn
     house.tunnels.hint_renewals(house.next_ca, frozenset())
     assert await hints(controls[0], house) == 0
+    # it was handed a stored pair once more before the next was there: that one is to be replaced as well
+    house.tunnels.hint_renewals(house.next_ca, frozenset({4711}))
+    assert await hints(controls[0], house) == 1
 
 
 async def test_brokers_whose_certificate_is_about_to_be_revoked_are_asked_to_renew(house: House) -> None:
