@@ -25,6 +25,7 @@ from cloudtaser.openbao.issuers import (
     use_issuer,
 )
 from cloudtaser.openbao.pki import AUTHORITY_SECONDS, LEAF_SECONDS
+from cloudtaser.openbao.records import recorded_certificate
 from cloudtaser.openbao.steps import Steps
 from cloudtaser.wire.hashes import operational_room, spki_pin
 
@@ -116,8 +117,8 @@ async def _current(steps: Steps, namespace: str, mount: str, recorded: str) -> I
 
 
 def describe(pem: str) -> Authority:
-    """Hash and pin of a CA certificate."""
-    certificate = x509.load_pem_x509_certificate(pem.encode())
+    """Hash and pin of a CA certificate. ProtocolError when it is none."""
+    certificate = recorded_certificate(pem)
     public = certificate.public_key().public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from cloudtaser.errors import CloudtaserError, NotAuthorisedError
+from cloudtaser.errors import CloudtaserError, NotAuthorisedError, ProtocolError
 from cloudtaser.openbao.client import OpenBao
 from cloudtaser.openbao.clock import server_time
 from cloudtaser.openbao.form import Form
@@ -37,7 +37,7 @@ async def open_layout(client: OpenBao, form: Form | None = None) -> tuple[Layout
 
 @dataclass(frozen=True, slots=True)
 class ClusterState:
-    """One line of `source list`. `state`: registered, lapsed, initialised or suspended."""
+    """One line of `source list`. `state`: registered, lapsed, initialised, suspended or damaged."""
 
     fingerprint: str
     space: str
@@ -56,10 +56,12 @@ async def list_clusters(
     moment = time.time() if now is None else now
     found = []
     for fingerprint in await records.clusters():
-        recorded = await records.registered(fingerprint)
-        if recorded is None:
-            continue
-        found.append(await _state(records, recorded, moment))
+        try:
+            recorded = await records.registered(fingerprint)
+            if recorded is not None:
+                found.append(await _state(records, recorded, moment))
+        except ProtocolError:  # of one cluster: it hides no other, and `show` says what it is
+            found.append(ClusterState(fingerprint, "", "damaged", "", "", ""))
     return sorted(found, key=lambda cluster: (cluster.registered_at, cluster.fingerprint))
 
 

@@ -7,10 +7,11 @@ Used by registration and grants, which write, and by bridges, which read with ev
 from __future__ import annotations
 
 import datetime
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, TypeVar
 
 import msgspec
+from cryptography import x509
 
 from cloudtaser.errors import ProtocolError
 from cloudtaser.openbao.client import KvValue, OpenBao
@@ -191,6 +192,8 @@ class Pair:
     made_at: str = ""
 
 
+_RESTORE: Final = "look at it with `bao kv get`, and restore an earlier version with `bao kv rollback`"
+
 Record = TypeVar("Record", Pair, Registered, Initialized, Keys, Revoked, Grants, BridgeRecord, Reads)
 
 
@@ -212,10 +215,12 @@ def seconds(text: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """A bridge's record and when it was written, in seconds since the epoch by OpenBao's clock."""
+    """A bridge's record and when it was written, in seconds since the epoch by OpenBao's clock. One that
+    cannot be read holds the bridge's name alone, and `damage` says why."""
 
     bridge: BridgeRecord
     at: float
+    damage: str = ""
 
 
 class Records:
@@ -328,8 +333,8 @@ class Records:
     async def write_bridge(self, record: BridgeRecord) -> None:
         """Replace a bridge's own sign of life; only that bridge writes there."""
         path = self._layout.bridge(record.id)
-        _, version = await self._read(path, BridgeRecord)
-        await self._write(path, record, version)
+        value = await self._value(path)
+        await self._write(path, record, value.version if value is not None else 0)
 
     async def bridge(self, bridge_id: str) -> BridgeRecord | None:
         """One bridge's last sign of life."""
@@ -347,8 +352,7 @@ class Records:
             place = self._layout.bridge(key)
             value = await self._value(place)
             if value is not None:
-                record = _record(value, place, BridgeRecord)
-                found.append(Sighting(record, seconds(str(value.metadata["created_time"]))))
+                found.append(_sighting(key, value, place))
         return found
 
     async def forget(self, path: str) -> None:
@@ -371,10 +375,29 @@ class Records:
         )
 
 
+def recorded_certificate(pem: str) -> x509.Certificate:
+    """A certificate in a record. ProtocolError when it is none."""
+    try:
+        return x509.load_pem_x509_certificate(pem.encode())
+    except ValueError:
+        raise ProtocolError("a record holds no certificate where one belongs", fix=_RESTORE) from None
+
+
+def _sighting(bridge: str, value: KvValue, path: str) -> Sighting:
+    """One bridge's. Each writes its own and no other's, so the name of the record is its name."""
+    at = seconds(str(value.metadata["created_time"]))
+    try:
+        record = _record(value, path, BridgeRecord)
+        for time in (record.started_at, *(served.certificate_ends for served in record.served.values())):
+            if time:
+                seconds(time)
+    except ProtocolError as error:
+        return Sighting(BridgeRecord(bridge, "", ""), at, error.what)
+    return Sighting(replace(record, id=bridge), at)
+
+
 def _record(value: KvValue, path: str, kind: type[Record]) -> Record:
     try:
         return msgspec.convert(value.data, kind)
     except msgspec.ValidationError as error:
-        raise ProtocolError(
-            f"a record in OpenBao is damaged: {error}", on=path, fix="run `source register` again"
-        ) from None
+        raise ProtocolError(f"a record in OpenBao is damaged: {error}", on=path, fix=_RESTORE) from None

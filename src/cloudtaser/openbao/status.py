@@ -6,18 +6,26 @@ checks logins with; it asks no bridge and no cluster. `look` gathers, `judge` is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from cryptography import x509
-
+from cloudtaser.errors import ProtocolError
 from cloudtaser.openbao import logins, usage
 from cloudtaser.openbao.client import OpenBao
 from cloudtaser.openbao.clock import server_time
 from cloudtaser.openbao.clusters import open_layout
 from cloudtaser.openbao.layout import Layout
-from cloudtaser.openbao.records import Initialized, Keys, Records, Registered, Served, Sighting, seconds
+from cloudtaser.openbao.records import (
+    Initialized,
+    Keys,
+    Records,
+    Registered,
+    Served,
+    Sighting,
+    recorded_certificate,
+    seconds,
+)
 
 EXPIRY_SECONDS: Final = 4 * 3600.0
 """A bridge renews its certificates eight hours before their end: with four left it cannot."""
@@ -74,12 +82,19 @@ async def look(client: OpenBao, *, layout: Layout | None = None, now: float | No
     layout = layout or detected
     records = Records(client, layout)
     moment = await server_time(client) if now is None else now
-    looked = []
+    looked: list[Looked] = []
+    damaged: dict[str, str] = {}
+    sightings = await records.sightings()
     for fingerprint in await records.clusters():
-        registered = await records.registered(fingerprint)
-        if registered is not None:
-            looked.append(await _look(client, records, layout, registered))
-    return judge(looked, await records.sightings(), moment)
+        try:
+            registered = await records.registered(fingerprint)
+            if registered is not None:
+                one = await _look(client, records, layout, registered)
+                _cluster(one, sightings, moment)
+                looked.append(one)
+        except ProtocolError as error:  # of one cluster: it hides no other
+            damaged[fingerprint] = error.diagnostic()
+    return judge(looked, sightings, moment, damaged)
 
 
 async def _look(client: OpenBao, records: Records, layout: Layout, registered: Registered) -> Looked:
@@ -93,8 +108,14 @@ async def _look(client: OpenBao, records: Records, layout: Layout, registered: R
     return Looked(registered, initialized, keys, opened)
 
 
-def judge(looked: Sequence[Looked], sightings: Sequence[Sighting], now: float) -> Status:
-    """What of all this needs a person at `now`, seconds since the epoch."""
+def judge(
+    looked: Sequence[Looked],
+    sightings: Sequence[Sighting],
+    now: float,
+    damaged: Mapping[str, str] | None = None,
+) -> Status:
+    """What of all this needs a person at `now`, seconds since the epoch. `damaged` says by fingerprint why a
+    cluster's records cannot be read."""
     bridges = tuple(
         BridgeStatus(sighting, max(0.0, now - sighting.at), now - sighting.at < usage.LIVE_SECONDS)
         for sighting in sorted(sightings, key=lambda sighting: sighting.bridge.id)
@@ -110,6 +131,12 @@ def judge(looked: Sequence[Looked], sightings: Sequence[Sighting], now: float) -
     ]
     if clusters and not any(bridge.live for bridge in bridges):
         needs.append("no bridge is running")
+    needs += [
+        f"what bridge {sighting.bridge.id} reports cannot be read: {sighting.damage}"
+        for sighting in sightings
+        if sighting.damage and now - sighting.at < FORGOTTEN_SECONDS
+    ]
+    needs += [f"{fingerprint}: {why}" for fingerprint, why in sorted((damaged or {}).items())]
     for cluster in clusters:
         needs += [f"{cluster.fingerprint}: {need}" for need in cluster.needs]
     return Status(bridges, clusters, tuple(needs))
@@ -176,7 +203,7 @@ def _needs_of_certificates(registered: Registered, ends: dict[str, str], now: fl
         if seconds(end) < now + EXPIRY_SECONDS
     ]
     for name, pem in (("tunnel CA", registered.tunnel_ca), ("pod CA", registered.pod_ca)):
-        end_of_ca = x509.load_pem_x509_certificate(pem.encode()).not_valid_after_utc
+        end_of_ca = recorded_certificate(pem).not_valid_after_utc
         if end_of_ca.timestamp() < now + AUTHORITY_SECONDS:
             lines.append(f"its {name} ends {end_of_ca:%Y-%m-%d}: `source rotate --ca`")
     return lines

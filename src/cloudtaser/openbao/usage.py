@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from cloudtaser.openbao.records import Registered, Served, Sighting, seconds
+from cloudtaser.openbao.records import Registered, Served, Sighting, recorded_certificate, seconds
 from cloudtaser.wire.hashes import operational_room, pod_ca_label
 
 LIVE_SECONDS: Final = 180.0
@@ -93,6 +92,11 @@ def obstacles(registered: Registered, used: Usage, now: float) -> list[str]:
     if not used.live:
         return [f"no bridge gave a sign of life in the last {LIVE_SECONDS / 60:.0f} minutes"]
     lines = [
+        f"what bridge {sighting.bridge.id} reports cannot be read: {sighting.damage}"
+        for sighting in used.live
+        if sighting.damage
+    ]
+    lines += [
         f"bridge {sighting.bridge.id} has not reported since the rotation began"
         for sighting in used.live
         if sighting.at < began
@@ -141,4 +145,4 @@ def _count(count: int, what: str) -> str:
 
 
 def _der(pem: str) -> bytes:
-    return x509.load_pem_x509_certificate(pem.encode()).public_bytes(Encoding.DER)
+    return recorded_certificate(pem).public_bytes(Encoding.DER)
