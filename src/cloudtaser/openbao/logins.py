@@ -26,16 +26,18 @@ _KEYS: Final = "jwt_validation_pubkeys"
 _TIMES: Final = 8  # administrators who change their minds at once
 
 
-async def settle(steps: Steps, records: Records, space: Space, recorded: Registered) -> bool:
-    """Have OpenBao's logins as the registration says, and whether it says `suspended`, as it is now."""
+async def settle(steps: Steps, records: Records, space: Space, recorded: Registered) -> str | None:
+    """Have OpenBao's logins as the registration says, as it is now: the key that they are closed with, or
+    None when they are open."""
     for _ in range(_TIMES):
+        closed_with = None
         if recorded.suspended:
-            await close(steps, space)
+            closed_with = await close(steps, space)
         else:
             await reopen(steps, records, space, recorded.fingerprint)
         now = await records.registered(recorded.fingerprint)
         if steps.dry_run or now is None or now.suspended == recorded.suspended:
-            return recorded.suspended
+            return closed_with
         recorded = now
     raise CloudtaserError(
         "the cluster is being suspended and resumed over and over",
@@ -44,13 +46,21 @@ async def settle(steps: Steps, records: Records, space: Space, recorded: Registe
     )
 
 
-async def close(steps: Steps, space: Space) -> None:
-    """Have OpenBao accept no login, by a key whose private part is forgotten here and now. What is there is
-    not looked at: nobody vouches for a key that is found."""
+async def close(steps: Steps, space: Space) -> str:
+    """Have OpenBao accept no login, by a key (PEM) whose private part is forgotten here and now. What is
+    there is not looked at: nobody vouches for a key that is found."""
     key = ec.generate_private_key(ec.SECP256R1()).public_key()
     pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
     why = "accept no login: nobody holds this key"
     await steps.do("POST", space.namespace, space.login_config, why, {_KEYS: [pem]})
+    return pem
+
+
+async def still_closed(steps: Steps, space: Space, closed_with: str) -> bool:
+    """Whether nobody has touched the logins since `close`: a bridge that had not seen the record yet may have
+    let the cluster's keys in again for a moment, and somebody may have logged in with them."""
+    current = await steps.find(space.namespace, space.login_config) or {}
+    return steps.dry_run or _public(current.get(_KEYS) or ()) == _public([closed_with])
 
 
 async def reopen(steps: Steps, records: Records, space: Space, fingerprint: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cloudtaser.errors import CloudtaserError, UsageError
+from cloudtaser.errors import CloudtaserError, ProtocolError, UsageError
 from cloudtaser.openbao import pregenerated
 from cloudtaser.openbao.authorities import Authority, describe
 from cloudtaser.openbao.bridge_token import bridge_rights
@@ -22,7 +22,7 @@ from cloudtaser.openbao.logins import close
 from cloudtaser.openbao.records import Grants, Records, Registered
 from cloudtaser.openbao.registration import fresh_record, new_join_code, set_up_space
 from cloudtaser.openbao.reset import forget_others, forget_reads, replace_authorities
-from cloudtaser.openbao.revocation import revoke_all
+from cloudtaser.openbao.revocation import cut_off
 from cloudtaser.openbao.spaces import find_space, give
 from cloudtaser.openbao.steps import Action, Steps
 from cloudtaser.openbao.suspension import write_suspended
@@ -77,12 +77,13 @@ async def move(
             on=taken,
             fix=f"`source deregister --fingerprint {new} --purge` first, if nothing in it is needed",
         )
+    await _check_sole(client, layout, space, old, new)
     code, left = "", tuple[str, ...]()
     tunnel_ca: Authority | None
     if coming is None:
         await write_suspended(steps, records, layout, old, suspended=True)
-        await close(steps, space)
-        left = await revoke_all(steps, space)
+        closed_with = await close(steps, space)
+        left = await cut_off(steps, space, closed_with)
         code = new_join_code() if join_code or leaving.join_psk else ""
         tunnel_ca, coming = await _register(
             steps, records, layout, space, leaving, new, created_by, code, moment
@@ -107,6 +108,22 @@ async def move(
         actions=tuple(steps.actions),
         changed=steps.changed,
     )
+
+
+async def _check_sole(client: OpenBao, layout: Layout, space: Space, old: str, new: str) -> None:
+    """CloudtaserError if a move to a third cluster has been begun and got as far as its registration."""
+    records = Records(client, layout)
+    for fingerprint in sorted({*await records.clusters()} - {old, new}):
+        try:
+            other = await records.registered(fingerprint)
+        except ProtocolError:  # a damaged record of another cluster is no reason
+            continue
+        if other is not None and other.space == space.name:
+            raise CloudtaserError(
+                f"the space is being moved to {fingerprint} already",
+                on=space.shown,
+                fix=f"run `source move {old} {fingerprint}` again, which completes that",
+            )
 
 
 async def _done(records: Records, layout: Layout, old: str, new: str, coming: Registered | None) -> Moved:

@@ -13,17 +13,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
+from cloudtaser.errors import CloudtaserError, ProtocolError
 from cloudtaser.openbao import pregenerated
 from cloudtaser.openbao.authorities import Authority, describe, ensure_successor
 from cloudtaser.openbao.client import OpenBao
 from cloudtaser.openbao.clock import server_time
 from cloudtaser.openbao.clusters import not_registered, open_layout
-from cloudtaser.openbao.issuers import forget_issuers, list_issuers, use_issuer
+from cloudtaser.openbao.issuers import forget_issuers, list_issuers, successor_name, use_issuer
 from cloudtaser.openbao.layout import Layout, Space
-from cloudtaser.openbao.logins import close
+from cloudtaser.openbao.logins import close, still_closed
 from cloudtaser.openbao.records import PathRead, Reads, Records, Registered, instant
 from cloudtaser.openbao.registration import UNUSED_SECONDS, new_join_code
-from cloudtaser.openbao.revocation import revoke_all
+from cloudtaser.openbao.revocation import cut_off, revoke_all
 from cloudtaser.openbao.steps import Action, Steps
 from cloudtaser.openbao.usage import usage
 from cloudtaser.wire.bootstrap import derive_psk
@@ -36,7 +37,8 @@ CLOSING_SECONDS: Final = 7.0
 @dataclass(frozen=True, slots=True)
 class Reset:
     """What a run came to. `paths` are those read since the initialisation: what is exposed if that was an
-    impostor's; `dropped` counts reads that found a bridge's record full. A CA is None in a dry run."""
+    impostor's; `dropped` counts reads that found a bridge's record full; `unreadable` are the bridges whose
+    record of them is damaged. A CA is None in a dry run."""
 
     registered: Registered
     tunnel_ca: Authority | None
@@ -44,6 +46,7 @@ class Reset:
     join_code: str
     paths: dict[str, PathRead]
     dropped: int
+    unreadable: tuple[str, ...]
     left: tuple[str, ...]
     actions: tuple[Action, ...]
 
@@ -76,7 +79,7 @@ async def reset(
     moment = await server_time(client) if now is None else now
     bridges = usage(recorded, await records.sightings(), moment).live
     code = new_join_code() if join_code or recorded.join_psk else ""
-    await close(steps, space)
+    closed_with = await close(steps, space)
     tunnel_ca, pod_ca = await replace_authorities(steps, space, recorded, moment)
     wanted = replace(
         recorded,
@@ -103,11 +106,16 @@ async def reset(
         await asyncio.sleep(wait)
     for mount, authority in ((space.pki_tunnel, tunnel_ca), (space.pki_pod, pod_ca)):
         await forget_others(steps, space, mount, authority)
-    await close(steps, space)  # a bridge may have put the former keys back before it saw the record
+    if not await still_closed(steps, space, closed_with):
+        # a bridge put the former keys back before it saw the record
+        left = await cut_off(steps, space, await close(steps, space))
+    if not dry_run:
+        await _check_alone(records, wanted)
     for record in (layout.keys(fingerprint), layout.revoked(fingerprint), layout.initialized(fingerprint)):
         path = layout.record_path(record, "metadata")
         await steps.remove(layout.system_namespace, path, f"forget the record {record.rsplit('/', 1)[-1]}")
-    paths, dropped = merged(await records.reads(fingerprint))
+    noted, unreadable = await _noted(records, fingerprint)
+    paths, dropped = merged(noted)
     return Reset(
         registered=wanted,
         tunnel_ca=tunnel_ca,
@@ -115,9 +123,32 @@ async def reset(
         join_code="" if dry_run else code,
         paths=paths,
         dropped=dropped,
+        unreadable=unreadable,
         left=left,
         actions=tuple(steps.actions),
     )
+
+
+async def _check_alone(records: Records, wanted: Registered) -> None:
+    """CloudtaserError if another run made the registration anew: somebody may have come in since."""
+    now = await records.registered(wanted.fingerprint)
+    if now is None or (now.tunnel_ca, now.pod_ca) != (wanted.tunnel_ca, wanted.pod_ca):
+        raise CloudtaserError(
+            "somebody else changed the registration meanwhile", on=wanted.fingerprint, fix="run it again"
+        )
+
+
+async def _noted(records: Records, fingerprint: str) -> tuple[list[Reads], tuple[str, ...]]:
+    """What bridges noted, and those whose record cannot be read: no bridge can keep a reset from its end."""
+    noted, unreadable = [], []
+    for bridge in await records.readers(fingerprint):
+        try:
+            one, _ = await records.reads_of(fingerprint, bridge)
+        except ProtocolError:
+            unreadable.append(bridge)
+        else:
+            noted += [one] if one is not None else []
+    return noted, tuple(unreadable)
 
 
 async def forget_reads(client: OpenBao, fingerprint: str, *, layout: Layout | None = None) -> None:
@@ -150,9 +181,13 @@ async def replace_authorities(
 
 
 async def forget_others(steps: Steps, space: Space, mount: str, authority: Authority | None) -> None:
-    """Delete every CA of the mount but this one; in a dry run all that are there now."""
+    """Delete every CA of the mount but this one, and one that another run has follow it just now; in a dry
+    run all that are there."""
     issuers = await list_issuers(steps, space.namespace, mount)
-    keep = frozenset(i.id for i in issuers if authority is not None and i.bears(authority.pem))
+    keep = frozenset[str]()
+    if authority is not None:
+        follows = successor_name(authority.fingerprint)
+        keep = frozenset(i.id for i in issuers if i.bears(authority.pem) or i.name == follows)
     why = "nothing is signed under the former CA any more"
     await forget_issuers(steps, space.namespace, mount, keep, why)
 

@@ -12,6 +12,7 @@ from typing import Final
 
 from cloudtaser.openbao.client import OpenBao
 from cloudtaser.openbao.layout import Space
+from cloudtaser.openbao.logins import close, still_closed
 from cloudtaser.openbao.spaces import leased_prefixes
 from cloudtaser.openbao.steps import Steps
 
@@ -20,6 +21,18 @@ WAIT: Final = 5.0
 _POLL: Final = 0.1
 _DEPTH: Final = 12  # folders below a prefix; a path of a secret that was read wrapped can be deep
 _MOST: Final = 1000  # leases counted
+_TIMES: Final = 3  # bridges that had not seen the record, one after another
+
+
+async def cut_off(steps: Steps, space: Space, closed_with: str, *, wait: float = WAIT) -> tuple[str, ...]:
+    """Revoke everything of a space whose logins were closed with that key, and whatever was issued because
+    somebody opened them meanwhile; what is left, as `revoke_all` says it. They are closed afterwards."""
+    for _ in range(_TIMES):
+        left = await revoke_all(steps, space, wait=wait)
+        if await still_closed(steps, space, closed_with):
+            break
+        closed_with = await close(steps, space)
+    return left
 
 
 async def revoke_all(steps: Steps, space: Space, *, wait: float = WAIT) -> tuple[str, ...]:

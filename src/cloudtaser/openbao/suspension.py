@@ -16,7 +16,7 @@ from cloudtaser.openbao.clusters import not_registered, open_layout
 from cloudtaser.openbao.layout import Layout
 from cloudtaser.openbao.logins import settle
 from cloudtaser.openbao.records import Records, Registered
-from cloudtaser.openbao.revocation import WAIT, revoke_all
+from cloudtaser.openbao.revocation import WAIT, cut_off
 from cloudtaser.openbao.steps import Action, Steps
 from cloudtaser.wire.hashes import check_fingerprint
 
@@ -53,8 +53,8 @@ async def suspend(
     records, steps = Records(client, layout), Steps(client, dry_run)
     recorded = await write_suspended(steps, records, layout, fingerprint, suspended=True)
     space = layout.space(recorded.space)
-    suspended = await settle(steps, records, space, recorded)
-    left = await revoke_all(steps, space, wait=wait) if suspended else ()
+    closed_with = await settle(steps, records, space, recorded)
+    left = await cut_off(steps, space, closed_with, wait=wait) if closed_with is not None else ()
     still = recorded if dry_run else await records.registered(fingerprint)
     if still is not None and not still.suspended:
         raise CloudtaserError("somebody resumed the cluster meanwhile", on=fingerprint, fix="run it again")
@@ -71,7 +71,7 @@ async def resume(
     layout = layout or detected
     records, steps = Records(client, layout), Steps(client, dry_run)
     recorded = await write_suspended(steps, records, layout, fingerprint, suspended=False)
-    if await settle(steps, records, layout.space(recorded.space), recorded):
+    if await settle(steps, records, layout.space(recorded.space), recorded) is not None:
         raise CloudtaserError("somebody suspended the cluster meanwhile", on=fingerprint, fix="run it again")
     return Suspension(fingerprint, False, (), tuple(steps.actions), steps.changed)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
+from typing import Any
 
 import pytest
 
 from cloudtaser.demo.openbao import DevServer
 from cloudtaser.errors import CloudtaserError, NotAuthorisedError
+from cloudtaser.openbao.authorities import recorded_issuer
 from cloudtaser.openbao.client import OpenBao
 from cloudtaser.openbao.clusters import show
 from cloudtaser.openbao.grants import allow
@@ -17,7 +20,9 @@ from cloudtaser.openbao.records import Keys, PathRead, Reads, Records, Revoked, 
 from cloudtaser.openbao.registration import register
 from cloudtaser.openbao.reset import forget_reads, reset
 from cloudtaser.openbao.rotation import rotate_authorities
+from cloudtaser.openbao.steps import Steps
 from cloudtaser.wire.bootstrap import derive_psk
+from tests.chain_tools import eventually
 from tests.integration.openbao.support import (
     InterruptedClient,
     RegisteredCluster,
@@ -152,6 +157,70 @@ async def test_keys_that_a_bridge_puts_back_meanwhile_open_nothing(
         await reset(client, live.fingerprint, layout=live.layout)
         assert client.requests > 25
     assert not await logs_in(live)
+
+
+async def test_whoever_logs_in_with_keys_that_a_bridge_put_back_is_out_too(
+    server: DevServer, root: OpenBao, live: RegisteredCluster
+) -> None:
+    let_in: list[OpenBao] = []
+
+    async def put_back() -> None:
+        body = {"jwt_validation_pubkeys": [live.public_key()]}
+        await root.request("POST", live.space.login_config, namespace=live.space.namespace, body=body)
+        let_in.append(await live.log_in("default", live.token("shop", "web")))
+
+    class Overtaken(OpenBao):
+        async def request(self, method: str, path: str, **options: Any) -> Any:
+            answer = await super().request(method, path, **options)
+            if method == "DELETE" and "/issuer/" in path and not let_in:
+                await put_back()
+            return answer
+
+    async with Overtaken(server.address, token=server.root_token) as client:
+        assert (await reset(client, live.fingerprint, layout=live.layout)).left == ()
+    async with let_in.pop() as pod:
+        with pytest.raises(NotAuthorisedError):
+            await pod.lookup_self()
+    assert not await logs_in(live)
+
+
+@pytest.mark.parametrize("other", ["reset", "rotate"])
+async def test_another_run_that_begins_while_bridges_close_keeps_its_cas_and_what_came_in(
+    root: OpenBao, live: RegisteredCluster, other: str
+) -> None:
+    await report(root, live)
+    before = await recorded(root, live)
+    first = asyncio.create_task(reset(root, live.fingerprint, layout=live.layout, wait=1.5))
+
+    async def made_anew() -> bool:
+        return (await recorded(root, live)).tunnel_ca != before.tunnel_ca
+
+    await eventually(made_anew, "the first run has recorded its CAs")
+    if other == "reset":
+        await reset(root, live.fingerprint, layout=live.layout, wait=0)
+        await come_in(root, live)
+    else:
+        for _ in range(2):  # the first finds what the reset has not deleted yet, and does
+            await rotate_authorities(root, live.fingerprint, layout=live.layout)
+    now = await recorded(root, live)
+    with pytest.raises(CloudtaserError, match="somebody else changed the registration"):
+        await first
+    assert await recorded(root, live) == now
+    assert await Records(root, live.layout).initialized(live.fingerprint) is not None
+    for mount, pem in ((live.space.pki_tunnel, now.tunnel_ca), (live.space.pki_pod, now.pod_ca)):
+        issuer = await recorded_issuer(Steps(root), live.space.namespace, mount, "CA", pem)
+        assert issuer.default
+
+
+async def test_no_bridge_can_keep_a_reset_from_its_end(root: OpenBao, live: RegisteredCluster) -> None:
+    layout = live.layout
+    for path in (layout.reads(live.fingerprint, "eu-2"), layout.bridge("eu-2")):
+        _, version = await Records(root, layout)._read(path, Reads)
+        await root.kv_write(
+            layout.state_mount, path, {"x": []}, namespace=layout.system_namespace, cas=version
+        )
+    result = await reset(root, live.fingerprint, layout=layout, wait=0)
+    assert (list(result.paths), result.unreadable) == (["secret/data/shop/db"], ("eu-2",))
 
 
 async def test_a_rotation_under_way_ends_with_it(root: OpenBao, live: RegisteredCluster) -> None:

@@ -34,6 +34,8 @@ from tests.integration.openbao.support import (
     registered_cluster,
 )
 
+KEYS = "jwt_validation_pubkeys"
+
 
 @pytest.fixture
 async def live(root: OpenBao, cluster: RegisteredCluster) -> RegisteredCluster:
@@ -125,6 +127,35 @@ async def test_suspending_again_does_all_of_it_again_and_resuming_again_changes_
     assert not await logs_in(live)
     await resume(root, live.fingerprint, layout=live.layout)
     assert not (await resume(root, live.fingerprint, layout=live.layout)).changed
+
+
+async def test_whoever_logs_in_because_a_bridge_let_the_keys_in_again_meanwhile_is_out_too(
+    server: DevServer, root: OpenBao, live: RegisteredCluster
+) -> None:
+    let_in: list[OpenBao] = []
+
+    async def overtake() -> None:
+        """A bridge that starts just then, a pod that logs in, and the bridge that notices."""
+        where, path = live.space.namespace, live.space.login_config
+        await root.request(
+            "POST", path, namespace=where, body={"jwt_validation_pubkeys": [live.public_key()]}
+        )
+        let_in.append(await live.log_in("default", live.token("shop", "web")))
+        other = RegisteredCluster(live.fingerprint, live.layout, live.space, live.server)
+        await root.request(
+            "POST", path, namespace=where, body={"jwt_validation_pubkeys": [other.public_key()]}
+        )
+
+    async with InterruptedClient(server, overtake, after=0) as counting:
+        await suspend(counting, live.fingerprint, layout=live.layout)
+    for before_end in (2, 4, 6):  # the last two requests look at the logins and at the registration
+        await resume(root, live.fingerprint, layout=live.layout)
+        async with InterruptedClient(server, overtake, after=counting.requests - before_end) as client:
+            assert (await suspend(client, live.fingerprint, layout=live.layout)).left == ()
+        async with let_in.pop() as pod:
+            with pytest.raises(NotAuthorisedError):
+                await pod.lookup_self()
+        assert not await logs_in(live)
 
 
 async def test_a_cluster_that_never_came_in_is_suspended_too(

@@ -67,6 +67,7 @@ async def reset(
                 for path, read in result.paths.items()
             ],
             "reads_not_noted": result.dropped,
+            "reads_unreadable": list(result.unreadable),
             "left": list(result.left),
             "dry_run": dry_run,
             "actions": actions_data(result.actions),
@@ -80,6 +81,7 @@ async def reset(
             text += session.printer.table(("PATH", "FIRST", "LAST", "TIMES"), rows)
         if result.dropped:
             text.append(f"And {result.dropped} reads more, of paths for which there was no room.")
+        text += [f"And whatever bridge {id_} noted: its record is damaged." for id_ in result.unreadable]
         if not dry_run:
             text += ["", f"Bridge pin  {pin}"]
             text += [f"Join code   {result.join_code} (shown once)"] if result.join_code else []
