@@ -23,6 +23,8 @@ _NUMBERED: Final = (
     (re.compile(r"(?<![0-9a-f]-)\b[0-9a-f]{12}\b"), "SHORT"),
     (re.compile(r"\b[0-9a-f]{8}\b(?!-[0-9a-f]{4}-)"), "LABEL"),
 )
+# YAML quotes a value that could be read as a number
+_QUOTED: Final = re.compile(r"'([0-9a-f]{8}|[0-9a-f]{12}|[0-9a-f]{64})'")
 _OTHERS: Final = (
     (re.compile(r"\b(?:s|hvs)\.[A-Za-z0-9_-]{20,}(?:\.[A-Za-z0-9]+)?"), "TOKEN"),
     (re.compile(r"\b[A-Za-z0-9]{24}\.[A-Za-z0-9]{6}\b"), "ACCESSOR"),
@@ -44,6 +46,7 @@ class Names:
 
     def settle(self, text: str) -> str:
         """`text` with names in place of what changes from run to run."""
+        text = _QUOTED.sub(r"\1", text)
         for pattern, kind in _OTHERS:
             text = pattern.sub(kind, text)
         for pattern, kind in _NUMBERED:
