@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 
 from cloudtaser.errors import ProtocolError, UnavailableError
-from cloudtaser.wire.yamux import (
+from cloudtaser.wire.yamux import Session
+from cloudtaser.wire.yamux_frames import (
     INITIAL_WINDOW,
     Data,
     Event,
     GoAway,
     HalfClosed,
     Pong,
-    Session,
     StreamOpened,
     WindowGrew,
 )

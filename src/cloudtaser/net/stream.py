@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cloudtaser.errors import CloudtaserError, UnavailableError
 from cloudtaser.net.ends import NOBODY, Bounded
 from cloudtaser.wire.opening import Opening
+from cloudtaser.wire.yamux import Session
 
 if TYPE_CHECKING:
     from cloudtaser.net.tunnel import Tunnel
@@ -143,8 +144,45 @@ class TunnelStream(Bounded):
         elif not (self._paused or self._held or self._resuming):
             self._tell_eof()
 
-    def take(self, quantum: int) -> bytes:
-        """Up to `quantum` bytes to send; those that could not be sent are given back with `put_back`."""
+    def send_to(self, session: Session, quantum: int) -> int:
+        """Send up to `quantum` bytes, and FIN behind the last; how many they were. The stream is in line
+        again if there are more, unless its window is full: then WindowGrew brings it back."""
+        sent = 0
+        if self._pending_size:
+            data = self._take(quantum)
+            sent = session.send(self.number, data)
+            if sent < len(data):
+                self._pending.insert(0, data[sent:])
+                self._pending_size += len(data) - sent
+                self._was_sent()
+                return sent
+            self._was_sent()
+            if self._pending_size:
+                self._tunnel.has_data(self)
+                return sent
+        if (self._eof_written or self._closing) and not (self.eof_sent or self.gone):
+            session.close(self.number)
+            self.eof_sent = True
+            if self._closing:
+                self._sent_all()
+            else:
+                self._tunnel.finish_if_ended(self)
+        return sent
+
+    def lose(self, error: CloudtaserError | None) -> None:
+        """The stream is over; the protocol hears it on the next turn of the loop."""
+        self.gone = True
+        self._held.clear()
+        self._pending.clear()
+        self._pending_size = 0
+        protocol, self._protocol = self._protocol, NOBODY
+        if protocol is not NOBODY:
+            self._loop.call_soon(protocol.connection_lost, error)
+
+    # -- private --------------------------------------------------------------------------------------------
+
+    def _take(self, quantum: int) -> bytes:
+        """Up to `quantum` of the bytes that wait."""
         pending = self._pending
         first = pending[0]
         if len(pending) > 1 and len(first) < quantum:
@@ -160,47 +198,11 @@ class TunnelStream(Bounded):
         self._pending_size -= len(taken)
         return taken
 
-    def put_back(self, rest: bytes) -> None:
-        """The part of a `take` that the peer's window has no room for."""
-        self._pending.insert(0, rest)
-        self._pending_size += len(rest)
-
-    @property
-    def has_pending(self) -> bool:
-        """Whether bytes wait to be sent."""
-        return self._pending_size > 0
-
-    @property
-    def wants_eof(self) -> bool:
-        """Whether FIN is to follow the last byte."""
-        return (self._eof_written or self._closing) and not self.eof_sent
-
-    def was_sent(self) -> None:
-        """Some of what waited is on its way."""
+    def _was_sent(self) -> None:
         if self._full and self._pending_size <= self._low:
             self._full = False
             if not self._closing:
                 self._protocol.resume_writing()
-
-    def fin_was_sent(self) -> None:
-        """FIN is on its way."""
-        self.eof_sent = True
-        if self._closing:
-            self._sent_all()
-        else:
-            self._tunnel.finish_if_ended(self)
-
-    def lose(self, error: CloudtaserError | None) -> None:
-        """The stream is over; the protocol hears it on the next turn of the loop."""
-        self.gone = True
-        self._held.clear()
-        self._pending.clear()
-        self._pending_size = 0
-        protocol, self._protocol = self._protocol, NOBODY
-        if protocol is not NOBODY:
-            self._loop.call_soon(protocol.connection_lost, error)
-
-    # -- private --------------------------------------------------------------------------------------------
 
     def _resume(self) -> None:
         self._resuming = False

@@ -18,6 +18,7 @@ from cloudtaser.net.ends import MAX_UNREAD, NOWHERE, lost
 from cloudtaser.net.heartbeat import Heartbeat
 from cloudtaser.net.stream import StreamResetError, TunnelStream
 from cloudtaser.wire import yamux
+from cloudtaser.wire import yamux_frames as frames
 from cloudtaser.wire.opening import Opening, OpeningReader
 
 PING_INTERVAL: Final = 15.0
@@ -139,9 +140,9 @@ class Tunnel(asyncio.Protocol):
         if self._session.pending:
             self._flush_soon()
 
-    def _dispatch(self, events: list[yamux.Event]) -> None:
+    def _dispatch(self, events: list[frames.Event]) -> None:
         for event in events:
-            if type(event) is yamux.Data:
+            if type(event) is frames.Data:
                 stream = self._streams.get(event.id)
                 if stream is None:
                     self._arrived(event.id, event.data)
@@ -206,22 +207,22 @@ class Tunnel(asyncio.Protocol):
 
     # -- events ---------------------------------------------------------------------------------------------
 
-    def _handle(self, event: yamux.Event) -> None:
+    def _handle(self, event: frames.Event) -> None:
         # isinstance, not match: this is the hot path, and a class pattern costs several times as much
-        if isinstance(event, yamux.StreamOpened):
+        if isinstance(event, frames.StreamOpened):
             self._arriving[event.id] = OpeningReader()
             self.deadlines.set(event.id, self._opening_timeout)
-        elif isinstance(event, yamux.HalfClosed):
+        elif isinstance(event, frames.HalfClosed):
             self._half_closed(event.id)
-        elif isinstance(event, yamux.WindowGrew):
+        elif isinstance(event, frames.WindowGrew):
             stream = self._streams.get(event.id)
             if stream is not None:
                 self.has_data(stream)
-        elif isinstance(event, yamux.Reset):
+        elif isinstance(event, frames.Reset):
             self._was_reset(event.id)
-        elif isinstance(event, yamux.Pong):
+        elif isinstance(event, frames.Pong):
             self._heartbeat.answered(event.nonce)
-        elif isinstance(event, yamux.GoAway):
+        elif isinstance(event, frames.GoAway):
             self._peer_goes(event.code)
 
     def _arrived(self, number: int, data: bytes) -> None:
@@ -340,7 +341,7 @@ class Tunnel(asyncio.Protocol):
             if stream.gone:
                 continue
             try:
-                batch += self._send_from(stream)
+                batch += stream.send_to(self._session, _QUANTUM)
             except Exception as fault:  # noqa: BLE001  # as `guard`
                 self._fault(stream, fault)
             if batch >= _BATCH:
@@ -351,24 +352,6 @@ class Tunnel(asyncio.Protocol):
             self._transport.write(data)
             if self._full and self._transport.get_write_buffer_size() > MAX_UNREAD:
                 self.abort(ProtocolError("the peer asks on and on without reading what it is answered"))
-
-    def _send_from(self, stream: TunnelStream) -> int:
-        sent = 0
-        if stream.has_pending:
-            data = stream.take(_QUANTUM)
-            sent = self._session.send(stream.number, data)
-            if sent < len(data):
-                stream.put_back(data[sent:])
-                stream.was_sent()
-                return sent  # its window is full; WindowGrew brings it back
-            stream.was_sent()
-            if stream.has_pending:
-                self.has_data(stream)
-                return sent
-        if stream.wants_eof and not stream.gone:
-            self._session.close(stream.number)
-            stream.fin_was_sent()
-        return sent
 
     def _send_ping(self) -> int:
         self._flush_soon()

@@ -15,19 +15,7 @@ from typing import Final
 
 from cloudtaser.errors import ProtocolError, UnavailableError
 from cloudtaser.wire import yamux_frames as frame
-from cloudtaser.wire.yamux_frames import GO_AWAY_INTERNAL_ERROR as GO_AWAY_INTERNAL_ERROR
-from cloudtaser.wire.yamux_frames import GO_AWAY_NORMAL as GO_AWAY_NORMAL
-from cloudtaser.wire.yamux_frames import GO_AWAY_PROTOCOL_ERROR as GO_AWAY_PROTOCOL_ERROR
-from cloudtaser.wire.yamux_frames import INITIAL_WINDOW as INITIAL_WINDOW
-from cloudtaser.wire.yamux_frames import Data as Data
-from cloudtaser.wire.yamux_frames import Event as Event
-from cloudtaser.wire.yamux_frames import GoAway as GoAway
-from cloudtaser.wire.yamux_frames import HalfClosed as HalfClosed
-from cloudtaser.wire.yamux_frames import Pong as Pong
-from cloudtaser.wire.yamux_frames import Reset as Reset
-from cloudtaser.wire.yamux_frames import Stream, pack, unpack_from
-from cloudtaser.wire.yamux_frames import StreamOpened as StreamOpened
-from cloudtaser.wire.yamux_frames import WindowGrew as WindowGrew
+from cloudtaser.wire.yamux_frames import Data, Event, Stream, pack, unpack_from
 
 _MAX_PINGS: Final = 16
 
@@ -44,14 +32,14 @@ class Session:
         self,
         client: bool,
         *,
-        window: int = INITIAL_WINDOW,
+        window: int = frame.INITIAL_WINDOW,
         max_streams: int = 4096,
         accept_backlog: int = 256,
     ) -> None:
-        if not INITIAL_WINDOW <= window <= frame.MAX_UINT32:
-            raise ValueError(f"a yamux window has at least {INITIAL_WINDOW} bytes")
+        if not frame.INITIAL_WINDOW <= window <= frame.MAX_UINT32:
+            raise ValueError(f"a yamux window has at least {frame.INITIAL_WINDOW} bytes")
         self._window = window
-        self._extra = window - INITIAL_WINDOW  # told to the peer with the first frame
+        self._extra = window - frame.INITIAL_WINDOW  # told to the peer with the first frame
         self._max_streams = max_streams
         self._accept_backlog = accept_backlog
         self._next_id = 1 if client else 2
@@ -101,7 +89,7 @@ class Session:
             self._failed = True
             self._streams.clear()
             self._announce.clear()
-            self.go_away(GO_AWAY_PROTOCOL_ERROR)
+            self.go_away(frame.GO_AWAY_PROTOCOL_ERROR)
             raise
 
     def _receive(self, data: bytes | memoryview) -> list[Event]:
@@ -194,7 +182,7 @@ class Session:
             self._acknowledged(stream)
         if flags & frame.RST:
             self._remove(stream)
-            events.append(Reset(stream_id))
+            events.append(frame.Reset(stream_id))
             return None
         if flags & frame.FIN and stream.remote_closed:
             raise ProtocolError(f"a second end of yamux stream {stream_id}")
@@ -212,7 +200,7 @@ class Session:
         self._streams[stream_id] = stream
         self._announce.append(stream)
         self._unaccepted += 1
-        events.append(StreamOpened(stream_id))
+        events.append(frame.StreamOpened(stream_id))
         return stream
 
     def _window_update(self, stream_id: int, flags: int, length: int, events: list[Event]) -> None:
@@ -225,13 +213,13 @@ class Session:
                 raise ProtocolError(f"a window of yamux stream {stream_id} beyond 32 bits")
             if stream.blocked:
                 stream.blocked = False
-                events.append(WindowGrew(stream_id))
+                events.append(frame.WindowGrew(stream_id))
         if flags & frame.FIN:
             self._half_close(stream, events)
 
     def _half_close(self, stream: Stream, events: list[Event]) -> None:
         stream.remote_closed = True
-        events.append(HalfClosed(stream.id))
+        events.append(frame.HalfClosed(stream.id))
         if stream.local_closed:
             self._remove(stream)
 
@@ -242,13 +230,13 @@ class Session:
             self._out.append(pack(0, frame.PING, frame.ACK, 0, nonce))
         elif nonce in self._pings:
             del self._pings[nonce]
-            events.append(Pong(nonce))
+            events.append(frame.Pong(nonce))
 
     def _go_away(self, stream_id: int, code: int, events: list[Event]) -> None:
         if stream_id:
             raise ProtocolError("a yamux go-away on a stream")
         self._peer_goes = True
-        events.append(GoAway(code))
+        events.append(frame.GoAway(code))
 
     def _acknowledged(self, stream: Stream) -> None:
         """A place in the peer's backlog is free: the next stream that waits for one is opened."""
@@ -369,7 +357,7 @@ class Session:
         self._out.append(pack(0, frame.PING, frame.SYN, 0, nonce))
         return nonce
 
-    def go_away(self, code: int = GO_AWAY_NORMAL) -> None:
+    def go_away(self, code: int = frame.GO_AWAY_NORMAL) -> None:
         """Open and accept no more streams; those there are go on."""
         self._we_go = True
         self._out.append(pack(0, frame.GO_AWAY, 0, 0, code))

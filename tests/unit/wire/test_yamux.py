@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloudtaser.errors import ProtocolError, UnavailableError
-from cloudtaser.wire.yamux import (
+from cloudtaser.wire.yamux import Session
+from cloudtaser.wire.yamux_frames import (
     INITIAL_WINDOW,
     Data,
     Event,
@@ -17,7 +18,6 @@ from cloudtaser.wire.yamux import (
     HalfClosed,
     Pong,
     Reset,
-    Session,
     StreamOpened,
     WindowGrew,
 )

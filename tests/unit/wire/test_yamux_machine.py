@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from cloudtaser.errors import UnavailableError
-from cloudtaser.wire.yamux import (
+from cloudtaser.wire.yamux import Session
+from cloudtaser.wire.yamux_frames import (
     INITIAL_WINDOW,
     Data,
     GoAway,
     HalfClosed,
     Pong,
     Reset,
-    Session,
     StreamOpened,
     WindowGrew,
 )
