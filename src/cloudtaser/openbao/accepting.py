@@ -67,8 +67,8 @@ async def accept_keys(
     if only and digest(wanted) != only:
         raise DiffersError(
             "another set of keys is waiting" if pending is not None else "no such set of keys is waiting",
-            on=digest(wanted),
-            fix="look at it with --dry-run",
+            on=digest(wanted) if pending is not None else only,
+            fix="see with --dry-run which one is",
         )
     path = layout.record_path(layout.keys(fingerprint))
     if keys is None or pending is None:
