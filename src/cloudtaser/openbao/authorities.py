@@ -25,7 +25,7 @@ from cloudtaser.openbao.issuers import (
     use_issuer,
 )
 from cloudtaser.openbao.pki import AUTHORITY_SECONDS, LEAF_SECONDS
-from cloudtaser.openbao.records import recorded_certificate
+from cloudtaser.openbao.recorded import recorded_certificate
 from cloudtaser.openbao.steps import Steps
 from cloudtaser.wire.hashes import operational_room, spki_pin
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import datetime
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
-from cryptography import x509
 
 from cloudtaser.errors import ProtocolError
 from cloudtaser.openbao.client import KvValue, OpenBao
 from cloudtaser.openbao.errors import CasConflict, PermissionDenied
 from cloudtaser.openbao.layout import Layout
+from cloudtaser.openbao.recorded import RESTORE
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +191,6 @@ class Pair:
     serial: str = ""
     made_at: str = ""
 
-
-_RESTORE: Final = "look at it with `bao kv get`, and restore an earlier version with `bao kv rollback`"
 
 Record = TypeVar("Record", Pair, Registered, Initialized, Keys, Revoked, Grants, BridgeRecord, Reads)
 
@@ -375,14 +373,6 @@ class Records:
         )
 
 
-def recorded_certificate(pem: str) -> x509.Certificate:
-    """A certificate in a record. ProtocolError when it is none."""
-    try:
-        return x509.load_pem_x509_certificate(pem.encode())
-    except ValueError:
-        raise ProtocolError("a record holds no certificate where one belongs", fix=_RESTORE) from None
-
-
 def _sighting(bridge: str, value: KvValue, path: str) -> Sighting:
     """One bridge's. Each writes its own and no other's, so the name of the record is its name."""
     at = seconds(str(value.metadata["created_time"]))
@@ -400,4 +390,4 @@ def _record(value: KvValue, path: str, kind: type[Record]) -> Record:
     try:
         return msgspec.convert(value.data, kind)
     except msgspec.ValidationError as error:
-        raise ProtocolError(f"a record in OpenBao is damaged: {error}", on=path, fix=_RESTORE) from None
+        raise ProtocolError(f"a record in OpenBao is damaged: {error}", on=path, fix=RESTORE) from None

@@ -16,6 +16,7 @@ from cloudtaser.openbao.client import OpenBao
 from cloudtaser.openbao.clock import server_time
 from cloudtaser.openbao.clusters import open_layout
 from cloudtaser.openbao.layout import Layout
+from cloudtaser.openbao.recorded import recorded_certificate
 from cloudtaser.openbao.records import (
     Initialized,
     Keys,
@@ -23,7 +24,6 @@ from cloudtaser.openbao.records import (
     Registered,
     Served,
     Sighting,
-    recorded_certificate,
     seconds,
 )
 

@@ -12,7 +12,8 @@ from typing import Final
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from cloudtaser.openbao.records import Registered, Served, Sighting, recorded_certificate, seconds
+from cloudtaser.openbao.recorded import recorded_certificate
+from cloudtaser.openbao.records import Registered, Served, Sighting, seconds
 from cloudtaser.wire.hashes import operational_room, pod_ca_label
 
 LIVE_SECONDS: Final = 180.0
