@@ -124,7 +124,8 @@ def _show_rotation(session: Session, result: Rotation, dry_run: bool) -> None:
     }[result.state]
     if result.state is RotationState.FINISHED and not done:
         text = [
-            f"The rotation ended at {registered.cas_rotated_at}: nothing changed. (--force starts another.)"
+            f"The rotation ended at {registered.cas_rotated_at}: nothing changed.",
+            "From a minute after that on, the same command starts another.",
         ]
     if result.state is RotationState.WAITING:
         text += [*done, "Run it again later, or with --force to cut off what is left:", f"  {again}"]
