@@ -13,9 +13,14 @@ from cloudtaser.bridge.config_login import (
     Login,
     TokenFileLogin,
     TokenLogin,
+    keeper,
 )
-from cloudtaser.errors import ConfigError
+from cloudtaser.demo.certificates import write_server_certificate
+from cloudtaser.errors import ConfigError, UnavailableError
+from cloudtaser.net.proxy import Proxies
+from cloudtaser.openbao.client import OpenBao
 from cloudtaser.secret import Secret
+from tests.unit.net.forward_proxy import forward_proxy
 
 NEEDED = ["--vault-addr", "https://127.0.0.1:8200", "--beacon-address", "beacon.example.com:443"]
 TOKEN = {"VAULT_TOKEN": "s.canary"}
@@ -88,3 +93,26 @@ def test_two_ways_or_half_of_one_is_refused_in_one_line(flags: list[str], named:
     assert "canary" not in line
     with pytest.raises(ConfigError, match=named):
         raise refused.value
+
+
+@pytest.mark.parametrize("form", ["approle", "certificate"])
+async def test_the_login_itself_goes_by_the_proxy_that_the_bridge_was_given(
+    form: str, tmp_path: Path
+) -> None:
+    pair = write_server_certificate(tmp_path, "bridge", ["bridge"])
+    secret_id = tmp_path / "secret-id"
+    secret_id.write_text("canary\n")
+    if form == "approle":
+        flags = ["--approle-role-id", "role", "--approle-secret-id-file", str(secret_id)]
+    else:
+        flags = ["--login-cert", str(pair.certificate), "--login-key", str(pair.key)]
+    async with forward_proxy() as proxy:
+        proxy.answer = b"HTTP/1.1 403 Forbidden\r\n\r\n"
+        proxies = Proxies.read({}, f"http://127.0.0.1:{proxy.port}")
+        async with OpenBao("https://vault.example:8200", proxies=proxies) as client:
+            kept = keeper(login(*flags), client, ca_file=None, on_trouble=lambda _: None)
+            with pytest.raises(UnavailableError, match="the proxy does not allow this connection"):
+                await kept.start()
+            await kept.close()
+        assert proxy.requests
+        assert all(asked.startswith(b"CONNECT vault.example:8200 ") for asked in proxy.requests)
