@@ -13,7 +13,7 @@ from cloudtaser.demo.chain import Chain, OperatorPorts
 from cloudtaser.demo.exposition import fetch, sum_metric
 from cloudtaser.demo.ports import free_port
 from cloudtaser.demo.process import PartProcess, together
-from tests.chain_tools import delivered
+from tests.chain_tools import delivered, eventually
 
 NAME = "broker.test.internal"
 
@@ -51,6 +51,15 @@ class ReverseChain(Chain):
         await self.register(*register)
         await together(self.start_bridge(*(bridge or self.bridge_flags())), self.start_apiserver())
         await self.start_operator()
+
+    async def carry_by(self, transport: str) -> None:
+        """Have the bridge, started with `bridge_flags`, dial by another transport from now on."""
+        bridge = self.bridge
+        assert bridge is not None
+        assert await bridge.stop() == 0, bridge.last_lines()
+        bridge.arguments[bridge.arguments.index("--transport") + 1] = transport
+        bridge.start()
+        await eventually(self.tunnel_is_up, f"a tunnel by {transport}")
 
     async def value_arrives(self, value: str) -> None:
         """Write a secret and have a program under the wrapper see it."""

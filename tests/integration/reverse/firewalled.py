@@ -1,7 +1,8 @@
 """The whole chain on two machines: OpenBao and bridge in one network namespace, the cluster in another.
 
 Run by `test_firewall` as a program inside the cluster's namespace; prints one JSON document of what it saw.
-Arguments: the bridge's namespace, the broker's address, the bridge's address, the transport.
+Arguments: the bridge's namespace, the broker's address, the bridge's address, and the commands (JSON) that
+put the second firewall in the place of the first; under that one the bridge dials by TLS alone.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ async def attempt(host: str, port: int, prefix: list[str]) -> str:
     return result.output.strip()
 
 
-async def run(namespace: str, broker: str, bridge: str, transport: str) -> dict[str, Any]:
+async def run(namespace: str, broker: str, bridge: str, change: list[list[str]]) -> dict[str, Any]:
     """The story."""
     chain = TwoMachines(namespace, broker)
     seen: dict[str, Any] = {}
@@ -105,7 +106,7 @@ async def run(namespace: str, broker: str, bridge: str, transport: str) -> dict[
         try:
             await chain.start_openbao()
             await chain.register()
-            flags = chain.bridge_flags(f"{NAME}:443", transport)
+            flags = chain.bridge_flags(f"{NAME}:443")
             await together(chain.start_bridge(*flags), chain.start_apiserver())
             await chain.start_operator()
             await chain.put("shop/value", "behind a firewall")
@@ -123,6 +124,17 @@ async def run(namespace: str, broker: str, bridge: str, transport: str) -> dict[
             await chain.put("shop/value", "still")
             found = await delivered(chain, "secret/data/shop/value", "value=VALUE")
             seen["value later"] = found["VALUE"]
+            for command in change:
+                await run_command([*chain.there, *command], {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
+            await chain.carry_by("tls")
+            await chain.operator.restart()
+            await eventually(chain.tunnel_is_up, "a tunnel by TLS after a restart")
+            await chain.put("shop/value", "by TLS")
+            found = await delivered(chain, "secret/data/shop/value", "value=VALUE")
+            seen["value by tls"] = found["VALUE"]
+            seen["listening later"] = listening(chain.bridge.pid)
+            seen["out to elsewhere later"] = await attempt(broker, 444, chain.there)
+            seen["in to openbao later"] = await attempt(bridge, chain.openbao.port, [])
         except BaseException:
             for part in (chain.bridge, chain.operator):
                 if part is not None:
@@ -134,4 +146,4 @@ async def run(namespace: str, broker: str, bridge: str, transport: str) -> dict[
 
 
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(run(*sys.argv[1:5]))))
+    print(json.dumps(asyncio.run(run(*sys.argv[1:4], json.loads(sys.argv[4])))))

@@ -89,26 +89,31 @@ async def haproxy(chain: ReverseChain, form: str) -> AsyncIterator[Proxy]:
         await part.stop()
 
 
-FORMS = {
-    "grpc ended by an L7 proxy": (L7, "grpc", False),
-    "grpc passed on by SNI": (PASSTHROUGH, "grpc", True),
-    "tls passed on by SNI": (PASSTHROUGH, "tls", True),
-}
+async def killed_and_back(chain: ReverseChain, proxy: Proxy) -> None:
+    """The proxy dies under a tunnel, and another takes its place."""
+    await proxy.part.kill()
+
+    async def alone() -> bool:
+        return await chain.tunnels() == 0
+
+    await eventually(alone, "the tunnels are known to be gone")
+    await proxy.start()
+    took = await eventually(chain.tunnel_is_up, "a tunnel through the new proxy")
+    assert took < BACK_WITHIN
+    await chain.value_arrives("through a new HAProxy")
 
 
-@pytest.mark.parametrize("form", FORMS)
-async def test_a_secret_arrives_and_the_proxy_may_be_killed(form: str) -> None:
-    config, transport, outer = FORMS[form]
-    async with reverse_chain(outer=outer) as chain, haproxy(chain, config) as proxy:
-        await chain.start(*chain.bridge_flags(proxy.address, transport))
+async def test_grpc_that_an_l7_proxy_ends_carries_a_secret_and_the_proxy_may_be_killed() -> None:
+    async with reverse_chain(outer=False) as chain, haproxy(chain, L7) as proxy:
+        await chain.start(*chain.bridge_flags(proxy.address))
         await chain.value_arrives("through HAProxy")
-        await proxy.part.kill()
+        await killed_and_back(chain, proxy)
 
-        async def alone() -> bool:
-            return await chain.tunnels() == 0
 
-        await eventually(alone, "the tunnels are known to be gone")
-        await proxy.start()
-        took = await eventually(chain.tunnel_is_up, "a tunnel through the new proxy")
-        assert took < BACK_WITHIN
-        await chain.value_arrives("through a new HAProxy")
+async def test_either_transport_is_passed_on_by_sni_and_the_proxy_may_be_killed() -> None:
+    async with reverse_chain() as chain, haproxy(chain, PASSTHROUGH) as proxy:
+        await chain.start(*chain.bridge_flags(proxy.address, "tls"))  # the first start, too
+        await chain.value_arrives("by tls")
+        await killed_and_back(chain, proxy)
+        await chain.carry_by("grpc")
+        await chain.value_arrives("by grpc")
