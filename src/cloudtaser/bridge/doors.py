@@ -12,6 +12,7 @@ import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
+from urllib.parse import quote
 
 from cloudtaser.bridge.config_brokers import Brokers
 from cloudtaser.errors import ConfigError, UnavailableError
@@ -196,6 +197,7 @@ def _proxy_url(proxy: Proxy | None, address: Address) -> str | None:
             on=str(address),
             fix="use an http:// proxy, or --transport tls",
         )
-    who = f"{proxy.credentials.reveal_text()}@" if proxy.credentials is not None else ""
+    # escaped: gRPC would take what is behind a `/` for a path, and repeat the rest as a host's name
+    who = f"{quote(proxy.credentials.reveal(), safe=':')}@" if proxy.credentials is not None else ""
     host = f"[{proxy.host}]" if ":" in proxy.host else proxy.host
     return f"http://{who}{host}:{proxy.port}"

@@ -19,7 +19,7 @@ import pytest
 
 from tests.reverse_chain import NAME
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 ROOT = Path(__file__).parents[3]
 FIREWALL = ROOT / "deploy" / "firewall"

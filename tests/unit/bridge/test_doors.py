@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import re
 import sys
 
 import pytest
@@ -16,6 +18,7 @@ from cloudtaser.net.proxy import Proxies, Proxy
 from cloudtaser.net.rendezvous import BEACON, BROKER
 from cloudtaser.net.tls import beacon_client
 from cloudtaser.openbao.records import Registered
+from tests.unit.net.forward_proxy import forward_proxy
 
 FINGERPRINT = "0ad50c05-1153-4508-9237-4cb2912e2c23"
 OTHER = "1bd50c05-1153-4508-9237-4cb2912e2c23"
@@ -67,6 +70,23 @@ def test_the_status_tells_which_answered() -> None:
     doors = Ways([], Brokers((), "tls")).to(registered("a:1", "b:2"))
     assert reachable(doors, {"a:1"}, BROKER) == {"a:1": False, "b:2": True}
     assert reachable(doors, {"a:1"}, BEACON) == {}
+
+
+async def test_grpc_shows_a_proxy_the_password_whatever_is_in_it_and_nobody_else() -> None:
+    async with forward_proxy() as proxy:
+        proxy.answer = b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n"
+        url = f"http://user:canary%2Fa%40b%3Ac%23%3F%25%20@127.0.0.1:{proxy.port}"
+        door = GrpcDoor(
+            Address("broker.example.com", 443), outer_credentials(None), Proxies.read({"HTTPS_PROXY": url})
+        )
+        with pytest.raises(UnavailableError) as raised:
+            await door.meet(b"r" * 32, asyncio.Protocol(), lambda: None)
+        asked = proxy.requests[0]
+    assert "canary" not in str(raised.value)
+    assert asked.startswith(b"CONNECT broker.example.com:443 ")
+    shown = re.search(rb"(?i)proxy-authorization: basic (\S+)", asked)
+    assert shown is not None
+    assert base64.b64decode(shown[1]) == b"user:canary/a@b:c#?% "
 
 
 async def test_an_https_proxy_is_refused_by_grpc_with_what_to_do() -> None:
