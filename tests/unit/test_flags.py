@@ -14,8 +14,8 @@ from cloudtaser.beacon.config import _parser as beacon_parser
 from cloudtaser.beacon.config import parse as beacon_parse
 from cloudtaser.bridge.config import _parser as bridge_parser
 from cloudtaser.bridge.config import parse as bridge_parse
-from cloudtaser.operator.config import build_parser as operator_parser
 from cloudtaser.operator.config import read as operator_read
+from cloudtaser.operator.flags import build_parser as operator_parser
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = {

@@ -146,4 +146,4 @@ async def run(namespace: str, broker: str, bridge: str, change: list[list[str]])
 
 
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(run(*sys.argv[1:4], json.loads(sys.argv[4])))))
+    print(json.dumps(asyncio.run(run(sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])))))
