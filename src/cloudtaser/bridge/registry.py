@@ -64,11 +64,22 @@ def rooms_of(snapshot: Snapshot, now: float) -> frozenset[Room]:
 def replaces(old: Snapshot, new: Snapshot) -> bool:
     """Whether `new` is another cluster under the same fingerprint, to which no open tunnel belongs: its
     registration was made anew, it was reset, or a CA changed that is not among the former ones now."""
-    one, other = old.registered, new.registered
+    return _made_anew(old.registered, new.registered) or _came_in_anew(old, new)
+
+
+def ends(old: Registered, new: Registered) -> bool:
+    """Whether the registration by itself says that no open tunnel may stay, so that no other record can keep
+    one open: it is suspended, or made anew."""
+    return new.suspended or _made_anew(old, new)
+
+
+def _made_anew(one: Registered, other: Registered) -> bool:
     if (one.created_at, one.space, one.namespace) != (other.created_at, other.space, other.namespace):
         return True
-    if one.join_psk != other.join_psk or not continues(one, other):
-        return True
+    return one.join_psk != other.join_psk or not continues(one, other)
+
+
+def _came_in_anew(old: Snapshot, new: Snapshot) -> bool:
     return old.initialized is not None and old.initialized != new.initialized
 
 
@@ -147,11 +158,17 @@ class Registry:
 
     async def _look(self, fingerprint: str) -> None:
         async with self._readers:
-            snapshot = await self._read(fingerprint)
             found = self._stations.get(fingerprint)
-            if snapshot is None:
+            registered = await self._records.registered(fingerprint)
+            if registered is None:
                 await self._drop(fingerprint)
                 return
+            try:
+                snapshot = await self._read(registered)
+            except CloudtaserError:
+                if found is not None and ends(found[1].registered, registered):
+                    await self._drop(fingerprint)  # whatever is wrong with the other records
+                raise
             if found is not None and replaces(found[1], snapshot):
                 await self._drop(fingerprint)
                 found = None
@@ -163,10 +180,8 @@ class Registry:
             self._stations[fingerprint] = (station, snapshot)
             await station.attend(snapshot, rooms_of(snapshot, self._now()))
 
-    async def _read(self, fingerprint: str) -> Snapshot | None:
-        registered = await self._records.registered(fingerprint)
-        if registered is None:
-            return None
+    async def _read(self, registered: Registered) -> Snapshot:
+        fingerprint = registered.fingerprint
         initialized = await self._records.initialized(fingerprint)
         keys, version = await self._records.keys(fingerprint) if initialized else (None, 0)
         revoked = await self._records.revoked(fingerprint)

@@ -130,6 +130,10 @@ class Station:
     async def attend(self, snapshot: Snapshot, rooms: frozenset[Room]) -> None:
         """Bring everything in step with the records. CloudtaserError when OpenBao would not have it."""
         cluster = self.cluster
+        if not rooms:  # before anything that a damaged record could hinder
+            self._enter(rooms)
+            self.tunnels.close_all("the cluster is suspended")
+            self._keys.suspend()
         if snapshot.initialized is None and cluster.initialized is not None:
             if self._shared.now() - self._initialized_here < SETTLING:
                 return  # this poll had read the records before they changed
@@ -148,9 +152,6 @@ class Station:
             cluster.initialized = snapshot.initialized
             self._keys.observe(snapshot.initialized, snapshot.keys, snapshot.keys_version)
         if not rooms:
-            self._enter(rooms)
-            self.tunnels.close_all("the cluster is suspended")
-            self._keys.suspend()
             if not suspended:
                 await self.flush_reads(whole=True)
             return

@@ -5,7 +5,7 @@ Used by `cloudtaser-cli source deregister`.
 
 from __future__ import annotations
 
-from cloudtaser.errors import CloudtaserError
+from cloudtaser.errors import CloudtaserError, ProtocolError
 from cloudtaser.openbao.bridge_token import bridge_rights
 from cloudtaser.openbao.client import OpenBao
 from cloudtaser.openbao.clusters import open_layout
@@ -34,7 +34,10 @@ async def deregister(
     detected, _ = await open_layout(client)
     layout = layout or detected
     records, steps = Records(client, layout), Steps(client, dry_run)
-    recorded = await records.registered(fingerprint)
+    try:
+        recorded = await records.registered(fingerprint)
+    except ProtocolError:  # damaged: it goes all the same, and with it what bridges went on serving
+        recorded = None
     name = recorded.space if recorded else await find_space(client, layout, fingerprint)
     for record in layout.cluster_records(fingerprint):
         path = layout.record_path(record, "metadata")

@@ -12,15 +12,18 @@ from cloudtaser.demo.openbao import DevServer
 from cloudtaser.errors import CloudtaserError
 from cloudtaser.openbao.client import OpenBao
 from cloudtaser.openbao.clusters import list_clusters, show
+from cloudtaser.openbao.deregistration import deregister
 from cloudtaser.openbao.layout import Layout
 from cloudtaser.openbao.moving import move
 from cloudtaser.openbao.records import BridgeRecord, Records, instant
+from cloudtaser.openbao.registration import register
 from cloudtaser.openbao.reset import reset
 from cloudtaser.openbao.rotation import RotationState, rotate_authorities
 from cloudtaser.openbao.status import look
 from tests.integration.openbao.support import (
     RegisteredCluster,
     come_in,
+    logs_in,
     new_fingerprint,
     registered_cluster,
     report,
@@ -111,3 +114,14 @@ async def test_a_bridge_speaks_for_no_other(root: OpenBao, cluster: RegisteredCl
     await records.write_bridge(BridgeRecord("eu-2", "0", instant(time.time())))
     await damage(root, cluster.layout, cluster.layout.bridge("eu-2"), id="eu-1")
     assert sorted(one.bridge.id for one in await records.sightings()) == ["eu-1", "eu-2"]
+
+
+async def test_a_cluster_whose_registration_is_damaged_can_be_deregistered(
+    root: OpenBao, cluster: RegisteredCluster
+) -> None:
+    layout = cluster.layout
+    await damage(root, layout, layout.registered(cluster.fingerprint))
+    await deregister(root, cluster.fingerprint, layout=layout)
+    assert await list_clusters(root, layout=layout) == []
+    assert not await logs_in(cluster)
+    assert (await register(root, cluster.fingerprint, layout=layout)).created

@@ -129,6 +129,8 @@ class MemoryRecords:
     def __init__(self) -> None:
         self.found: dict[str, Snapshot | CloudtaserError] = {}
         self.down: CloudtaserError | None = None
+        self.damaged = False
+        """Whether the keys of every cluster are."""
 
     async def clusters(self) -> list[str]:
         if self.down:
@@ -150,6 +152,8 @@ class MemoryRecords:
         return found.initialized if found else None
 
     async def keys(self, _: str) -> tuple[Keys | None, int]:
+        if self.damaged:
+            raise ProtocolError("a record in OpenBao is damaged")
         return None, 0
 
     async def revoked(self, _: str) -> Revoked:
@@ -230,6 +234,29 @@ async def test_one_unreadable_registration_does_not_stop_the_others_nor_close_it
     await house.registry.poll()
     assert sorted(len(station.rooms) for station in house.stations) == [1, 2, 2, 2, 2]
     assert not any(station.closed for station in house.stations)
+
+
+@pytest.mark.parametrize("changes", [{"suspended": True}, {"tunnel_ca": "x"}, {"created_at": "x"}])
+async def test_no_damaged_record_keeps_the_tunnels_of_a_suspended_or_reset_cluster_open(
+    changes: dict[str, object],
+) -> None:
+    house = House()
+    fingerprint = house.add(initialized())
+    await house.registry.poll()
+    house.records.damaged = True
+    await house.registry.poll()
+    assert [station.closed for station in house.stations] == [False]
+    found = house.records.found[fingerprint]
+    assert isinstance(found, Snapshot)
+    house.records.found[fingerprint] = dataclasses.replace(
+        found,
+        registered=dataclasses.replace(found.registered, **changes),  # type: ignore[arg-type]  # real fields
+    )
+    await house.registry.poll()
+    assert [station.closed for station in house.stations] == [True]
+    house.records.damaged = False
+    await house.registry.poll()
+    assert [station.closed for station in house.stations] == [True, False]
 
 
 @pytest.mark.parametrize("failure", [UnavailableError("sealed"), ZeroDivisionError("a bug")])

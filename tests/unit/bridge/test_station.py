@@ -315,6 +315,17 @@ async def test_a_suspension_closes_everything_and_takes_the_keys_back_on_resumin
     assert house.changes == 2
 
 
+async def test_no_damage_in_another_record_keeps_a_suspended_clusters_tunnels_open(house: House) -> None:
+    tunnel = await house.joined(house.tunnel_ca)
+    house.snapshot = replace(house.snapshot, revoked=Revoked(("no serial",)))
+    with pytest.raises(CloudtaserError, match="revoked serials is damaged"):
+        await house.poll(suspended=True)
+    async with asyncio.timeout(5):
+        await tunnel.closed
+    assert house.rooms == set()
+    assert not house.station.status()["logins_open"]
+
+
 async def test_a_bridge_that_is_told_to_sign_and_would_under_the_wrong_ca_says_busy(house: House) -> None:
     house.openbao.issuers["pki-tunnel/"] = house.next_tunnel  # a rotation that is not recorded yet
     with pytest.raises(UnavailableError, match="another CA"):
