@@ -18,6 +18,7 @@ from cloudtaser.openbao.steps import Steps
 
 WAIT: Final = 5.0
 """Seconds for OpenBao to revoke everything before it is said what is left."""
+_BRIEF: Final = 1.0  # seconds after which is looked whether somebody opened the logins again
 _POLL: Final = 0.1
 _DEPTH: Final = 12  # folders below a prefix; a path of a secret that was read wrapped can be deep
 _MOST: Final = 1000  # leases counted
@@ -27,32 +28,45 @@ _TIMES: Final = 3  # bridges that had not seen the record, one after another
 async def cut_off(steps: Steps, space: Space, closed_with: str, *, wait: float = WAIT) -> tuple[str, ...]:
     """Revoke everything of a space whose logins were closed with that key, and whatever was issued because
     somebody opened them meanwhile; what is left, as `revoke_all` says it. They are closed afterwards."""
+    brief = min(_BRIEF, wait)
     for _ in range(_TIMES):
-        left = await revoke_all(steps, space, wait=wait)
+        left = await _gone(steps, space, await _revoke(steps, space), brief)
         if await still_closed(steps, space, closed_with):
             break
         closed_with = await close(steps, space)
-    return left
+    return await _describe(steps, space, await _gone(steps, space, left, wait - brief))
 
 
 async def revoke_all(steps: Steps, space: Space, *, wait: float = WAIT) -> tuple[str, ...]:
     """Revoke every token, lease and wrapped answer of the space; what is left after `wait` seconds, a line
     for each engine."""
+    prefixes = await _revoke(steps, space)
+    return await _describe(steps, space, await _gone(steps, space, prefixes, wait))
+
+
+async def _revoke(steps: Steps, space: Space) -> list[str]:
     prefixes = await leased_prefixes(steps.client, space)
     for prefix in prefixes:
         # not one after the other, which would end at the first that cannot be revoked
         body = {"sync": False}
         why = f"revoke every token and lease of {prefix}/"
         await steps.do("POST", space.namespace, f"sys/leases/revoke-prefix/{prefix}", why, body)
-    if steps.dry_run:
-        return ()
+    return list(prefixes)
+
+
+async def _gone(steps: Steps, space: Space, prefixes: list[str], wait: float) -> list[str]:
+    """Wait for everything under these prefixes to end; those under which something is left."""
     deadline = asyncio.get_running_loop().time() + wait
-    left = list(prefixes)
-    while True:
+    left = [] if steps.dry_run else prefixes
+    while left:
         left = [prefix for prefix in left if await _keys(steps.client, space.namespace, prefix)]
         if not left or asyncio.get_running_loop().time() > deadline:
             break
         await asyncio.sleep(_POLL)
+    return left
+
+
+async def _describe(steps: Steps, space: Space, left: list[str]) -> tuple[str, ...]:
     return tuple([await _left(steps.client, space.namespace, prefix) for prefix in left])
 
 

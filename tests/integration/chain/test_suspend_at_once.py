@@ -1,0 +1,104 @@
+"""The break-glass at the worst moment: bridges start and restart, and pods log in without a pause."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import time
+
+import pytest
+
+from cloudtaser.demo.chain import Chain
+from cloudtaser.errors import CloudtaserError
+from cloudtaser.openbao.client import OpenBao
+from tests.chain_attackers import administrator
+from tests.chain_tools import eventually, own_chain, pod_client
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.slow,
+    pytest.mark.timeout(180),
+]
+WITHIN = 10.0
+
+
+class Knocking:
+    """Pods that log in without a pause, each on a connection of its own."""
+
+    def __init__(self, chain: Chain) -> None:
+        self._chain = chain
+        self._stop = asyncio.Event()
+        self.in_at = 0.0
+        self.count = 0
+
+    async def run(self) -> None:
+        jwt = self._chain.pod("shop").token_file.read_text()
+        while not self._stop.is_set():
+            with pod_client(self._chain) as client:
+                try:
+                    await client.login(jwt)
+                except (OSError, http.client.HTTPException, CloudtaserError):
+                    await asyncio.sleep(0.05)
+                else:
+                    self.count += 1
+                    self.in_at = time.monotonic()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+
+async def tokens(chain: Chain, root: OpenBao) -> list[str]:
+    """Accessors of all tokens in the cluster's space."""
+    return await root.list("auth/token/accessors", namespace=chain.space.namespace)
+
+
+async def test_whoever_starts_or_logs_in_at_that_moment_is_out_within_ten_seconds_too() -> None:
+    async with own_chain() as chain:
+        await chain.start_openbao()
+        await chain.register()
+        first = await chain.new_bridge("--poll-interval", "5")
+        second = await chain.new_bridge("--poll-interval", "5")
+        third = await chain.new_bridge("--poll-interval", "5")
+        await asyncio.gather(chain.start_beacon(), chain.start_apiserver())
+        first.start()
+        second.start()
+        await chain.start_operator()
+        pods = [Knocking(chain) for _ in range(3)]
+        knocking = [asyncio.create_task(pod.run()) for pod in pods]
+
+        async def all_in() -> bool:
+            return all(pod.count > 2 for pod in pods)
+
+        await eventually(all_in, "pods log in")
+        began = time.monotonic()
+        await chain.cli("version")
+        starting = time.monotonic() - began  # how long a program takes here that does nothing
+        restart = asyncio.create_task(second.restart())
+        third.start()
+        began = time.monotonic()
+        result = (await chain.cli("source", "suspend", chain.fingerprint, "-o", "json")).json()
+        await restart
+        assert result["left"] == []
+        async with administrator(chain) as root:
+
+            async def cut_off() -> bool:
+                return await chain.tunnels() == 0 and not await tokens(chain, root)
+
+            await eventually(cut_off, "no tunnel and no token", timeout=2 * WITHIN)
+            took = time.monotonic() - began - starting
+            print(f"nothing left after {took:.1f} s")
+            assert took < WITHIN
+            count = sum(pod.count for pod in pods)
+            await asyncio.sleep(7.0)  # longer than a poll: whatever is late would have come
+            assert await chain.tunnels() == 0
+            assert await tokens(chain, root) == []
+            assert sum(pod.count for pod in pods) == count
+        await chain.cli("source", "resume", chain.fingerprint)
+
+        async def in_again() -> bool:
+            return sum(pod.count for pod in pods) > count
+
+        await eventually(in_again, "pods log in again by themselves", timeout=40)
+        for pod in pods:
+            pod.stop()
+        await asyncio.gather(*knocking)
