@@ -13,6 +13,7 @@ from cloudtaser.bridge.target import shown
 from cloudtaser.bridge.tokens import PodIdentity
 
 if TYPE_CHECKING:
+    from cloudtaser.bridge.seats import Seat
     from cloudtaser.bridge.session import Session
 
 
@@ -29,6 +30,8 @@ class Account:
     """One word; empty for what passed."""
     role: str = ""
     """That a login asks for, as the pod calls it; not in the audit."""
+    seat: Seat | None = None
+    """Of a pod's login."""
     via: str = ""
     """Which door of the bridge it came through; empty for a pod's and the operator's."""
     version: int = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from cloudtaser.bridge import answers, login, ownership
+from cloudtaser.bridge import answers, login, ownership, seating
 from cloudtaser.bridge.bodies import read, rewrite
 from cloudtaser.bridge.identification import identify, prove, reviewer
 from cloudtaser.bridge.refusal import RequestRefused
@@ -88,6 +88,7 @@ async def _login(session: Session, account: Account, space: Space | None, body: 
     operator = session.pin.operator
     identity = await identify(cluster, session.services, request, on_operator_stream=operator)
     account.identity = identity
+    account.seat = await seating.enter(session, request.jwt, identity)
     account.role = login.role_for(request.role, identity, cluster.grants.roles)
     return login.build(account.role if space is None else space.role(account.role), request.jwt)
 

@@ -15,11 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NoReturn, TypeVar
 
-from cloudtaser.bridge import config_admin, config_brokers, config_files, config_login
+from cloudtaser.bridge import config_admin, config_brokers, config_files, config_login, config_pods
 from cloudtaser.bridge.config_admin import AdminConfig
 from cloudtaser.bridge.config_brokers import Brokers
 from cloudtaser.bridge.config_files import PairFiles
 from cloudtaser.bridge.config_login import Login, boolean, readable
+from cloudtaser.bridge.config_pods import PodLogins
 from cloudtaser.bridge.limits import CLUSTER, PEER, TOKEN, Rate
 from cloudtaser.errors import ConfigError
 from cloudtaser.net.dial import Address
@@ -84,6 +85,7 @@ class Config:
     brokers: Brokers = field(default_factory=Brokers)
     proxies: Proxies = DIRECT
     files: PairFiles | None = None
+    pods: PodLogins = field(default_factory=PodLogins)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
         brokers=config_brokers.read(values),
         proxies=values.proxies(),
         files=config_files.read(values),
+        pods=config_pods.read(values),
     )
 
 
@@ -147,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     config_brokers.add_flags(parser)
     config_files.add_flags(parser)
     config_admin.add_flags(parser)
+    config_pods.add_flags(parser)
     _operations_flags(parser)
     return parser
 

@@ -10,25 +10,22 @@ from __future__ import annotations
 
 import asyncio
 import random
-import ssl
 from collections.abc import Callable
 from typing import Any, Final
 
 from cloudtaser.bridge import keyset
+from cloudtaser.bridge.apiserver import ask
 from cloudtaser.bridge.background import Background
 from cloudtaser.bridge.cluster import Cluster
 from cloudtaser.bridge.keyset import Jwks
 from cloudtaser.bridge.tokens import KeySet
-from cloudtaser.errors import CloudtaserError, NotAuthorisedError, ProtocolError, UnavailableError
-from cloudtaser.net.http import request
-from cloudtaser.net.layers import TlsLayer
+from cloudtaser.errors import CloudtaserError, ProtocolError, UnavailableError
 from cloudtaser.net.tunnel import Tunnel
 from cloudtaser.openbao.client import CasConflict, OpenBao
 from cloudtaser.openbao.layout import Space
 from cloudtaser.openbao.logins import ALGORITHMS
 from cloudtaser.openbao.records import Initialized, Keys, Records, instant
 from cloudtaser.secret import Secret
-from cloudtaser.wire.opening import Kind, Opening
 from cloudtaser.wire.strict_json import parse_object
 
 INTERVAL: Final = 300.0
@@ -39,7 +36,6 @@ AT_MOST_EVERY: Final = 10.0
 """Seconds between two readings that somebody asked for: unknown key ids must not become a flood."""
 READ_TIMEOUT: Final = 10.0
 JWKS_LIMIT: Final = 256 * 1024
-API_SERVER_NAME: Final = "kubernetes.default.svc"
 JWKS_PATH: Final = "/openid/v1/jwks"
 
 
@@ -87,6 +83,11 @@ class KeyKeeper:
     def installed(self) -> bool:
         """Whether OpenBao verifies logins with a recorded set: before that no pod is served."""
         return self._installed is not None
+
+    @property
+    def credential(self) -> Secret | None:
+        """The reviewer's token, for whoever asks the API server something else."""
+        return self._token
 
     def observe(self, initialized: Initialized, keys: Keys | None, version: int) -> None:
         """What the records say; another bridge may have written them."""
@@ -193,36 +194,16 @@ class KeyKeeper:
 
     async def _fetch(self, tunnel: Tunnel, token: Secret) -> Jwks:
         assert self._cluster.initialized is not None
-        context = api_server_context(self._cluster.initialized.cluster_ca)
-
-        async def connect(protocol: asyncio.Protocol) -> asyncio.Transport:
-            layer = TlsLayer(context, protocol, server_side=False, server_hostname=API_SERVER_NAME)
-            tunnel.open(Opening(Kind.APISERVER), layer)
-            await layer.handshake
-            return layer
-
-        headers = (
-            (b"host", API_SERVER_NAME.encode()),
-            (b"authorization", b"Bearer " + token.reveal()),
-            (b"accept", b"application/jwk-set+json, application/json"),
-        )
-        status, _, body = await request(
-            connect,
+        body = await ask(
+            tunnel,
+            self._cluster.initialized.cluster_ca,
+            token,
             b"GET",
-            JWKS_PATH.encode(),
-            headers,
-            b"",
+            JWKS_PATH,
+            accept=b"application/jwk-set+json, application/json",
             timeout=READ_TIMEOUT,
-            max_body=JWKS_LIMIT,
+            limit=JWKS_LIMIT,
         )
-        if status in (401, 403):
-            raise NotAuthorisedError(
-                "the API server refused the reviewer's token",
-                on=f"GET {JWKS_PATH}",
-                fix="check the role binding of cloudtaser-reviewer",
-            )
-        if status != 200:
-            raise UnavailableError(f"the API server answered status {status}", on=f"GET {JWKS_PATH}")
         return keyset.normalise(parse_object(body, what="the key set", limit=JWKS_LIMIT))
 
     async def _take(self, jwks: Jwks) -> None:
@@ -270,14 +251,3 @@ class KeyKeeper:
         except CasConflict:
             raise UnavailableError("another bridge recorded the keys first; its record counts") from None
         self._noted = record
-
-
-def api_server_context(cluster_ca: str) -> ssl.SSLContext:
-    """TLS to an API server under the cluster's CA (PEM) and no other. ProtocolError when that is unusable."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_verify_locations(cadata=cluster_ca)
-    except (ssl.SSLError, ValueError):
-        raise ProtocolError("the recorded CA of the cluster cannot be used") from None
-    return context

@@ -89,6 +89,8 @@ async def enter(session: Session, account: Account, jwt: str) -> Place:
     """A place for the administrator that `jwt` speaks for. TokenRefused or RequestRefused otherwise."""
     cluster, services = session.cluster, session.services
     identity = account.identity = await _identify(cluster, services, jwt)
+    if services.review is not None:
+        await services.review(cluster, jwt, identity)
     admin = services.admin
     wait = admin.rate.take((cluster.fingerprint, identity.subject), session.loop.time())
     if wait:

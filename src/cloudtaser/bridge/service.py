@@ -26,11 +26,14 @@ from cloudtaser.bridge.metrics import Metrics
 from cloudtaser.bridge.migration import Admin
 from cloudtaser.bridge.one_cluster import OneCluster
 from cloudtaser.bridge.registry import Registry, Snapshot
+from cloudtaser.bridge.review import AWAY
+from cloudtaser.bridge.seats import Seats
 from cloudtaser.bridge.session import Services, pod_protocol
 from cloudtaser.bridge.shared import Shared
 from cloudtaser.bridge.station import Station
 from cloudtaser.bridge.status import StatusSocket
 from cloudtaser.bridge.tally import Line, Tally
+from cloudtaser.bridge.tokens import PodIdentity
 from cloudtaser.bridge.upstream import Upstream
 from cloudtaser.bridge.vault_writer import VaultWriter
 from cloudtaser.errors import CloudtaserError, NotAuthorisedError, RefusedError
@@ -83,6 +86,8 @@ class Bridge:
             refetch_keys=self._refetch_keys,
             reviewer_token=self._reviewer_token,
             now=time.time,
+            seats=Seats(single=config.pods.single),
+            review=self._review if config.pods.strict else None,
             admin=Admin(
                 config.admin.rules,
                 self._writer,
@@ -245,6 +250,7 @@ class Bridge:
     def _station_closed(self, fingerprint: str) -> None:
         self._stations.pop(fingerprint, None)
         self._services.holders.forget_cluster(fingerprint)
+        self._services.seats.forget_cluster(fingerprint)
 
     async def _refetch_keys(self, cluster: Cluster) -> None:
         station = self._stations.get(cluster.fingerprint)
@@ -255,6 +261,13 @@ class Bridge:
         station = self._stations.get(cluster.fingerprint)
         if station is not None:
             station.take_reviewer_token(token)
+
+    async def _review(self, cluster: Cluster, jwt: str, identity: PodIdentity) -> None:
+        station = self._stations.get(cluster.fingerprint)
+        if station is None:
+            AWAY.require()
+        else:
+            await station.reviews.check(jwt, identity)
 
     def _keys_changed(self, cluster: Cluster, event: str) -> None:
         refused = event == "keys_pending"

@@ -23,6 +23,7 @@ from cloudtaser.bridge.holders import Holders
 from cloudtaser.bridge.limits import Limits
 from cloudtaser.bridge.migration import Admin
 from cloudtaser.bridge.mounted import LOGIN_MOUNTS
+from cloudtaser.bridge.seats import Seats
 from cloudtaser.bridge.tokens import PodIdentity
 from cloudtaser.bridge.turn import Turn
 from cloudtaser.bridge.upstream import Upstream
@@ -66,6 +67,9 @@ class Services:
     holders: Holders = field(default_factory=Holders)
     times: Times = field(default_factory=Times)
     admin: Admin = field(default_factory=Admin)
+    seats: Seats = field(default_factory=Seats)
+    review: Callable[[Cluster, str, PodIdentity], Awaitable[None]] | None = None
+    """Strict mode: asks the cluster's API server about a login's token; raises unless it agrees."""
     health: HealthWatch = field(init=False)
     sessions: set[Session] = field(default_factory=set)
     """Those whose TLS is up; each adds and removes itself."""

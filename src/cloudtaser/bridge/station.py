@@ -29,6 +29,7 @@ from cloudtaser.bridge.parking import LONELY_AFTER
 from cloudtaser.bridge.reads import ReadKeeper
 from cloudtaser.bridge.reception import ComingBack, FirstTime
 from cloudtaser.bridge.registry import Room, Snapshot
+from cloudtaser.bridge.review import Reviews
 from cloudtaser.bridge.revocations import Revocations
 from cloudtaser.bridge.rooms import Invite, Place, Rooms, places
 from cloudtaser.bridge.shared import Shared
@@ -118,6 +119,13 @@ class Station:
             on_change=lambda: None,
             on_failed=self._failed,
         )
+        self.reviews = Reviews(
+            self.cluster,
+            pick=self.tunnels.pick,
+            credential=lambda: self._keys.credential,
+            now=shared.now,
+            on_failed=lambda error: self._failed("review", error),
+        )  # asked in strict mode alone
         self._revocations = Revocations(self.cluster, shared.now, self.tunnels.close_revoked)
         before = shared.before(fingerprint)
         if before is not None:
@@ -174,6 +182,7 @@ class Station:
         await self._rooms.close()
         await self.tunnels.close()
         await self._keys.close()
+        await self.reviews.close()
         await self._background.close()
 
     # Called by app

@@ -103,6 +103,8 @@ class PodIdentity:
     subject: str
     expires_at: float
     audience: str
+    serviceaccount_uid: str = ""
+    """Empty where the token does not say it."""
 
 
 class KeySet:
@@ -176,11 +178,13 @@ def verify(
     expires_at = _check_times(claims, now, leeway)
     if max_lifetime is not None and expires_at - _time(claims, "iat", required=True) > max_lifetime:
         raise TokenRefused(Reason.LONG_LIVED)
-    namespace, serviceaccount, pod_name, pod_uid = _bound_claims(claims, require_pod)
+    namespace, serviceaccount, account_uid, pod_name, pod_uid = _bound_claims(claims, require_pod)
     subject = f"system:serviceaccount:{namespace}:{serviceaccount}"
     if claims.get("sub") != subject:
         raise TokenRefused(Reason.WRONG_SUBJECT)
-    return PodIdentity(namespace, serviceaccount, pod_name, pod_uid, subject, expires_at, audience)
+    return PodIdentity(
+        namespace, serviceaccount, pod_name, pod_uid, subject, expires_at, audience, account_uid
+    )
 
 
 def _public_key(entry: dict[str, Any]) -> tuple[PublicKey, frozenset[str]] | None:
@@ -275,7 +279,7 @@ def _time(claims: dict[str, Any], name: str, *, required: bool) -> float:
     return float(value)
 
 
-def _bound_claims(claims: dict[str, Any], require_pod: bool) -> tuple[str, str, str, str]:
+def _bound_claims(claims: dict[str, Any], require_pod: bool) -> tuple[str, str, str, str, str]:
     bound = claims.get("kubernetes.io")
     if not isinstance(bound, dict):
         raise TokenRefused(Reason.MISSING_CLAIM, "`kubernetes.io`")
@@ -284,12 +288,15 @@ def _bound_claims(claims: dict[str, Any], require_pod: bool) -> tuple[str, str, 
     if not isinstance(account, dict):
         raise TokenRefused(Reason.MISSING_CLAIM, "`serviceaccount`")
     serviceaccount = _matching(account, "name", _DNS_NAME)
+    uid = account.get("uid")
+    account_uid = uid if isinstance(uid, str) and _UID.fullmatch(uid) else ""
     pod = bound.get("pod")
     if pod is None and not require_pod:
-        return namespace, serviceaccount, "", ""
+        return namespace, serviceaccount, account_uid, "", ""
     if not isinstance(pod, dict):
         raise TokenRefused(Reason.MISSING_CLAIM, "`pod`")
-    return namespace, serviceaccount, _matching(pod, "name", _DNS_NAME), _matching(pod, "uid", _UID)
+    pod_name, pod_uid = _matching(pod, "name", _DNS_NAME), _matching(pod, "uid", _UID)
+    return namespace, serviceaccount, account_uid, pod_name, pod_uid
 
 
 def _matching(holder: dict[str, Any], name: str, form: re.Pattern[str]) -> str:

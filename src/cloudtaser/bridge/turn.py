@@ -394,5 +394,7 @@ class Turn:
             passage.cancel()
         if self._place is not None:
             self._place.leave()
+        if self._account.seat is not None:
+            self._account.seat.leave()
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()

@@ -106,7 +106,7 @@ async def run(namespace: str, broker: str, bridge: str, change: list[list[str]])
         try:
             await chain.start_openbao()
             await chain.register()
-            flags = chain.bridge_flags(f"{NAME}:443")
+            flags = [*chain.bridge_flags(f"{NAME}:443"), "--strict"]
             await together(chain.start_bridge(*flags), chain.start_apiserver())
             await chain.start_operator()
             await chain.put("shop/value", "behind a firewall")

@@ -91,3 +91,4 @@ def test_everything_works_behind_firewalls_that_let_nothing_in(network: Network)
         assert seen[f"out to elsewhere{when}"] == "silence"
         assert seen[f"in to openbao{when}"] == "silence"
     assert any("cloudtaser-reviewer GET /openid/v1/jwks" in line for line in seen["asked"]), seen["asked"]
+    assert any("cloudtaser-reviewer POST" in line and "tokenreviews" in line for line in seen["asked"])

@@ -12,8 +12,9 @@ from joserfc.jwk import ECKey
 
 from cloudtaser.bridge import keys as keys_module
 from cloudtaser.bridge import keyset
+from cloudtaser.bridge.apiserver import api_server_context
 from cloudtaser.bridge.cluster import Cluster
-from cloudtaser.bridge.keys import KeyKeeper, api_server_context
+from cloudtaser.bridge.keys import KeyKeeper
 from cloudtaser.bridge.tokens import KeySet
 from cloudtaser.errors import CloudtaserError, ProtocolError, UnavailableError
 from cloudtaser.openbao.client import CasConflict
