@@ -33,7 +33,7 @@ class Silence:
         self.hold.set()
         self.under_way = self.most = 0
 
-    async def __call__(self, request: web.Request) -> web.StreamResponse:
+    async def review(self, request: web.Request) -> web.StreamResponse:
         self.under_way += 1
         self.most = max(self.most, self.under_way)
         try:
@@ -136,7 +136,7 @@ async def test_a_flood_of_logins_before_a_silent_api_server_is_bounded_and_passe
 ) -> None:
     silence = Silence(chain)
     await chain.apiserver.close()
-    monkeypatch.setattr(chain.apiserver, "_token_review", silence)
+    monkeypatch.setattr(chain.apiserver, "_token_review", silence.review)
     await chain.apiserver.start()
     silence.hold.clear()
     pods = [chain.pod("shop", "flood") for _ in range(3 * AT_A_TIME)]
