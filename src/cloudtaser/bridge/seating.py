@@ -1,7 +1,7 @@
 """Seating: what a login goes through once the bridge itself believes its token.
 
-Used by `calls`, and by `response` to tell which tokens are gone. In strict mode the cluster's API server is asked (`review`); then the pod gets its seat
-(`seats`), or is refused a second one where pods may log in once.
+Used by `calls`, and by `response` to tell which tokens are gone. In strict mode the cluster's API server is
+asked (`review`); then the pod gets its seat (`seats`), or is refused a second one where pods may log in once.
 """
 
 from __future__ import annotations
