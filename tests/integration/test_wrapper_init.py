@@ -379,6 +379,8 @@ class OnTerminal:
     def __init__(self, argv: list[str], environment: dict[str, str] | None = None) -> None:
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
+            for number in (signal.SIGINT, signal.SIGQUIT):  # ignored where the tests run in the background
+                signal.signal(number, signal.SIG_DFL)
             os.execve(
                 argv[0], argv, {"PATH": os.environ["PATH"], "PS1": "", "TERM": "dumb", **(environment or {})}
             )
