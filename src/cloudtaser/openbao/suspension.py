@@ -57,6 +57,7 @@ async def suspend(
     left = await cut_off(steps, space, closed_with, wait=wait) if closed_with is not None else ()
     still = recorded if dry_run else await records.registered(fingerprint)
     if still is not None and not still.suspended:
+        await settle(steps, records, space, still)  # `cut_off` may have closed what the resumption opened
         raise CloudtaserError("somebody resumed the cluster meanwhile", on=fingerprint, fix="run it again")
     return Suspension(fingerprint, True, left, tuple(steps.actions), steps.changed)
 
