@@ -11,6 +11,9 @@ from cloudtaser.demo.command import CommandResult, program, run_command
 from cloudtaser.demo.timing import PodClient
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
+MANY_LOGINS = ("--rate-peer", "1000/10000")
+"""For a bridge whose pods and attackers all come from loopback: the rate of one address, which is a few hundred
+requests, must not be what refuses them."""
 
 
 async def run_wrapped(

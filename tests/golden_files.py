@@ -29,6 +29,7 @@ _OTHERS: Final = (
     (re.compile(r"\b(?:s|hvs)\.[A-Za-z0-9_-]{20,}(?:\.[A-Za-z0-9]+)?"), "TOKEN"),
     (re.compile(r"\b[A-Za-z0-9]{24}\.[A-Za-z0-9]{6}\b"), "ACCESSOR"),
     (re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"), "TIME"),
+    (re.compile(r"\b\d{4}-\d\d-\d\d\b"), "DATE"),
     (re.compile(r"\b[A-Z2-7]{26}\b"), "JOIN-CODE"),
     (re.compile(r"\bauth_jwt_[0-9a-f]{8}\b"), "JWT-ACCESSOR"),
     (re.compile(r"-----BEGIN [A-Z ]+-----[\s\S]+?-----END [A-Z ]+-----(?:\\n)?"), "PEM"),

@@ -212,11 +212,11 @@ class Chain:
         command = [*self._operator_command(ports, apiserver or self.apiserver), *arguments]
         return self._part(f"operator-{self._operators}", command), ports
 
-    async def start(self) -> None:
-        """Everything, in the order in which a newcomer would."""
+    async def start(self, *bridge: str) -> None:
+        """Everything, in the order in which a newcomer would; `bridge` are more arguments for it."""
         await self.start_openbao()
         await self.register()
-        await together(self.start_beacon(), self.start_bridge(), self.start_apiserver())
+        await together(self.start_beacon(), self.start_bridge(*bridge), self.start_apiserver())
         await self.start_operator()
 
     async def tunnel_is_up(self) -> bool:

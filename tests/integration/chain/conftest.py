@@ -9,6 +9,7 @@ import pytest_asyncio
 from cloudtaser.demo import setup
 from cloudtaser.demo.chain import Chain
 from cloudtaser.openbao.client import OpenBao
+from tests.chain_tools import MANY_LOGINS
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -16,7 +17,7 @@ async def chain() -> AsyncIterator[Chain]:
     """Registered, bootstrapped, with a tunnel. Tests leave it whole."""
     chain = Chain(record=True)
     try:
-        await chain.start()
+        await chain.start(*MANY_LOGINS)
         yield chain
     finally:
         await chain.close()
