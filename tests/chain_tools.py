@@ -12,8 +12,8 @@ from cloudtaser.demo.timing import PodClient
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
 MANY_LOGINS = ("--rate-peer", "1000/10000")
-"""For a bridge whose pods and attackers all come from loopback: the rate of one address, which is a few hundred
-requests, must not be what refuses them."""
+"""For a bridge whose pods and attackers all come from loopback: the rate of one address, a few hundred
+requests at once, must not be what refuses them."""
 
 
 async def run_wrapped(
