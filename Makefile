@@ -17,12 +17,17 @@ demo: ## the whole chain on this machine (DEMO_ARGS=--keep leaves it running)
 .PHONY: test
 test: ## unit tests and the tests against real counterparts
 	@tools/prepare test
-	$(PY) -m pytest tests -m "not slow" $(TEST_ARGS)
+	$(PY) -m pytest tests -m "not slow and not kernel" $(TEST_ARGS)
 
 .PHONY: test-slow
 test-slow: ## the suites that take longer: faults, load, kills at every step
 	@tools/prepare test
-	$(PY) -m pytest tests -m slow $(TEST_ARGS)
+	$(PY) -m pytest tests -m "slow and not kernel" $(TEST_ARGS)
+
+.PHONY: test-kernel
+test-kernel: ## kernel enforcement in virtual machines, under kernels of their own
+	@tools/prepare kernel
+	$(PY) -m pytest tests/vm -m kernel $(TEST_ARGS)
 
 .PHONY: lint
 lint: ## style, types and layers
