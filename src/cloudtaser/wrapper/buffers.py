@@ -1,9 +1,28 @@
 """Buffers: the one place that allocates memory for secrets, and wipes it.
 
 Requests, responses, tokens and values live in `Buffer` and are passed on as `Span`, never as `bytes` or
-`str`, which nobody can wipe; a buffer wipes itself when the last holder lets go. Here it is a `bytearray`;
-the portable payload puts locked memory under the same class.
+`str`, which nobody can wipe; a buffer wipes itself when the last holder lets go. It lies in secret memory
+(native/memory.c); where the C extension is missing, in a `bytearray`, and the protection score says so.
 """
+
+import _operator
+
+from cloudtaser.wrapper.errors import MemoryRefusedError
+
+try:
+    from _cloudtaser import Memory
+except ImportError:  # an installation without a compiler
+
+    class Memory(bytearray):  # type: ignore[no-redef]
+        """Ordinary memory with the interface of secret memory."""
+
+        __slots__ = ()
+
+        def wipe(self, start: int = 0, end: int | None = None) -> None:
+            """Zeros into [start, end)."""
+            end = len(self) if end is None else end
+            self[start:end] = bytes(end - start)
+
 
 _FIRST_SIZE = 4096
 
@@ -14,7 +33,7 @@ class Buffer:
     __slots__ = ("_data", "_length", "limit")
 
     def __init__(self, size: int = _FIRST_SIZE, limit: int = 1 << 20) -> None:
-        self._data = bytearray(min(size, limit))
+        self._data = _memory(min(size, limit))
         self._length = 0
         self.limit = limit
 
@@ -31,7 +50,7 @@ class Buffer:
         """Add `data` at the end. Raises OverflowError past the limit."""
         end = self._length + len(data)
         self.reserve(end)
-        self._data[self._length : end] = data
+        memoryview(self._data)[self._length : end] = data
         self._length = end
 
     def reserve(self, size: int) -> None:
@@ -40,9 +59,9 @@ class Buffer:
             raise OverflowError("buffer limit")
         if size <= len(self._data):
             return
-        grown = bytearray(min(self.limit, max(size, 2 * len(self._data))))
-        grown[: self._length] = memoryview(self._data)[: self._length]
-        _wipe(self._data)
+        grown = _memory(min(self.limit, max(size, 2 * len(self._data))))
+        memoryview(grown)[: self._length] = memoryview(self._data)[: self._length]
+        self._data.wipe()
         self._data = grown
 
     def space(self, size: int) -> memoryview:
@@ -56,7 +75,7 @@ class Buffer:
 
     def truncate(self, length: int) -> None:
         """Forget and wipe what lies behind `length`."""
-        self._data[length : self._length] = bytes(self._length - length)
+        self._data.wipe(length, self._length)
         self._length = length
 
     def view(self, start: int = 0, end: int | None = None) -> memoryview:
@@ -69,11 +88,13 @@ class Buffer:
 
     def wipe(self) -> None:
         """Overwrite everything with zeros and empty the buffer."""
-        _wipe(self._data)
+        self._data.wipe()
         self._length = 0
 
     def __del__(self) -> None:
-        _wipe(self._data)
+        data = getattr(self, "_data", None)  # none where there was no memory for it
+        if data is not None:
+            data.wipe()
 
 
 class Span:
@@ -100,7 +121,7 @@ class Span:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Span):
             return NotImplemented
-        return self.view() == other.view()
+        return _operator._compare_digest(self.view(), other.view())  # in constant time for equal lengths
 
     __hash__ = None  # type: ignore[assignment]  # a hash would be a trace of the value
 
@@ -123,5 +144,8 @@ def span_of(data: bytes) -> Span:
     return Span(buffer)
 
 
-def _wipe(data: bytearray) -> None:
-    data[:] = bytes(len(data))
+def _memory(size: int) -> Memory:
+    try:
+        return Memory(size)
+    except MemoryError as error:
+        raise MemoryRefusedError(f"no secret memory for {size} more bytes: {error}") from None

@@ -4,6 +4,7 @@ Raised everywhere in the wrapper, printed by `app` as one line. The wrapper cann
 `cloudtaser.errors`: it imports nothing outside itself.
 """
 
+EX_UNAVAILABLE = 69
 EX_SOFTWARE = 70
 EX_TEMPFAIL = 75
 EX_NOPERM = 77
@@ -59,6 +60,16 @@ class UnavailableError(WrapperError):
 
 class ProtocolError(UnavailableError):
     """The peer sent something that is not what it should be; another connection may do better."""
+
+
+class MemoryRefusedError(WrapperError):
+    """There is no memory of the kind that a secret needs."""
+
+    code = EX_UNAVAILABLE
+
+    def __init__(self, what: str) -> None:
+        fix = "raise RLIMIT_MEMLOCK, or do without CLOUDTASER_REQUIRE_MEMFD_SECRET"
+        super().__init__(what, fix=fix)
 
 
 class CommandError(WrapperError):

@@ -1,0 +1,426 @@
+/* Secret memory: where its pages come from, and `Memory`, the type that `buffers.Buffer` fills.
+ *
+ * A chunk of pages stands between two guard pages. Its pages are, in this order of preference: memfd_secret(2),
+ * which no other process reads through /proc or ptrace's calls and which the kernel takes out of its own map; anonymous
+ * pages locked by mlock(2); anonymous pages. The first two count against RLIMIT_MEMLOCK, 64 KiB in some pods: a block of
+ * more than SHARED bytes has a chunk of its own, smaller ones share slabs of 16 KiB, so that an ordinary start fits. What
+ * does not fit is in plain pages and is reported as such, or refused where memfd_secret is required.
+ *
+ * Each block lies between two canaries (guards.c), one of its own ends at the guard page behind it. It is zeroed when it
+ * is freed; a chunk without blocks is given back. A process that forks hands none of it on: the child finds zeros.
+ * All of it is under the interpreter's lock.
+ */
+
+#include "native.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#ifndef SYS_memfd_secret
+#define SYS_memfd_secret 447 /* Linux 5.14, the same number everywhere */
+#endif
+#ifndef MADV_WIPEONFORK
+#define MADV_WIPEONFORK 18 /* Linux 4.14 */
+#endif
+
+#define SHARED 4096
+#define SLAB 16384
+#define LARGEST ((size_t)1 << 31)
+
+struct chunk *cloudtaser_chunks;
+
+static PyTypeObject *memory_type;
+static int has_no_secret_memory; /* the kernel said that it never has any */
+static int is_required;
+
+size_t
+cloudtaser_page(void)
+{
+    static size_t page;
+    if (!page)
+        page = (size_t)sysconf(_SC_PAGESIZE);
+    return page;
+}
+
+static size_t
+rounded(size_t size, size_t to)
+{
+    return (size + to - 1) / to * to;
+}
+
+static size_t
+footprint(size_t size)
+{
+    return CANARY + rounded(size + CANARY, CANARY);
+}
+
+int
+cloudtaser_secret_descriptor(size_t size)
+{
+    int fd = (int)syscall(SYS_memfd_secret, O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    if (ftruncate(fd, (off_t)size) < 0) {
+        int problem = errno;
+        close(fd);
+        errno = problem;
+        return -1;
+    }
+    return fd;
+}
+
+/* The pages of a chunk as memfd_secret; the descriptor is closed at once, or it could be taken by pidfd_getfd(2). */
+static int
+map_secret(unsigned char *data, size_t size)
+{
+    int fd, failed;
+    if (has_no_secret_memory)
+        return -1;
+    fd = cloudtaser_secret_descriptor(size);
+    if (fd < 0) {
+        has_no_secret_memory = errno == ENOSYS || errno == EPERM || errno == EINVAL;
+        return -1;
+    }
+    failed = mmap(data, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED;
+    close(fd);
+    if (!failed) /* not MADV_WIPEONFORK, which shared pages cannot have; see `forked` */
+        failed = madvise(data, size, MADV_DONTFORK) < 0;
+    return failed ? -1 : 0;
+}
+
+/* Room for `size` bytes between two guard pages; nothing can be touched yet. NULL where there is no address space. */
+static unsigned char *
+reserve(size_t size)
+{
+    size_t page = cloudtaser_page();
+    void *base = mmap(NULL, size + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return base == MAP_FAILED ? NULL : (unsigned char *)base + page;
+}
+
+static void
+give_back(unsigned char *data, size_t size)
+{
+    munmap(data - cloudtaser_page(), size + 2 * cloudtaser_page());
+}
+
+static struct chunk *
+new_chunk(size_t size, int is_slab)
+{
+    struct chunk *chunk = PyMem_RawCalloc(1, sizeof *chunk);
+    unsigned char *data = chunk ? reserve(size) : NULL;
+    enum kind kind = KIND_SECRET;
+
+    if (!data)
+        goto none;
+    if (map_secret(data, size) < 0) {
+        give_back(data, size); /* a failed MAP_FIXED may leave a hole */
+        if (is_required || !(data = reserve(size)))
+            goto none;
+        if (mmap(data, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED) {
+            give_back(data, size);
+            goto none;
+        }
+        madvise(data, size, MADV_WIPEONFORK);
+        kind = mlock(data, size) < 0 ? KIND_PLAIN : KIND_LOCKED;
+    }
+    chunk->left_out = madvise(data, size, MADV_DONTDUMP) == 0;
+    chunk->data = data;
+    chunk->size = size;
+    chunk->kind = kind;
+    chunk->is_slab = is_slab;
+    chunk->next = cloudtaser_chunks;
+    cloudtaser_chunks = chunk;
+    return chunk;
+none:
+    PyMem_RawFree(chunk);
+    return NULL;
+}
+
+static void
+free_chunk(struct chunk *chunk)
+{
+    struct chunk **at = &cloudtaser_chunks;
+    while (*at != chunk)
+        at = &(*at)->next;
+    *at = chunk->next;
+    give_back(chunk->data, chunk->size);
+    PyMem_RawFree(chunk);
+}
+
+static void
+link_block(struct memory *block, struct chunk *chunk, struct memory *before, unsigned char *at)
+{
+    block->chunk = chunk;
+    block->at = at;
+    block->before = before;
+    block->after = before ? before->after : chunk->first;
+    if (block->after)
+        block->after->before = block;
+    if (before)
+        before->after = block;
+    else
+        chunk->first = block;
+    cloudtaser_stamp(block);
+}
+
+/* First fit among the blocks of a slab; whether there was room. */
+static int
+put_into_slab(struct chunk *chunk, struct memory *block)
+{
+    unsigned char *free_from = chunk->data;
+    size_t wanted = footprint(block->size);
+    struct memory *before = NULL, *after;
+
+    for (;; before = after) {
+        after = before ? before->after : chunk->first;
+        unsigned char *free_to = after ? after->at - CANARY : chunk->data + chunk->size;
+        if ((size_t)(free_to - free_from) >= wanted) {
+            link_block(block, chunk, before, free_from + CANARY);
+            return 1;
+        }
+        if (!after)
+            return 0;
+        free_from = after->at - CANARY + footprint(after->size);
+    }
+}
+
+/* Find a place for `block->size` bytes; -1 where there is none. */
+static int
+place(struct memory *block)
+{
+    size_t wanted = footprint(block->size), page = cloudtaser_page();
+    struct chunk *chunk;
+
+    if (block->size > SHARED) {
+        chunk = new_chunk(rounded(wanted, page), 0);
+        if (!chunk)
+            return -1;
+        link_block(block, chunk, NULL, chunk->data + chunk->size - wanted + CANARY);
+        return 0;
+    }
+    for (chunk = cloudtaser_chunks; chunk; chunk = chunk->next)
+        if (chunk->is_slab && put_into_slab(chunk, block))
+            return 0;
+    chunk = new_chunk(rounded(SLAB, page), 1);
+    return chunk && put_into_slab(chunk, block) ? 0 : -1;
+}
+
+struct memory *
+cloudtaser_memory(size_t size)
+{
+    struct memory *block;
+    if (size > LARGEST) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    block = (struct memory *)memory_type->tp_alloc(memory_type, 0);
+    if (!block)
+        return NULL;
+    block->size = size;
+    if (place(block) < 0) {
+        Py_DECREF(block);
+        PyErr_SetString(PyExc_MemoryError,
+                        is_required ? "no more memfd_secret memory (RLIMIT_MEMLOCK)" : "no secret memory");
+        return NULL;
+    }
+    return block;
+}
+
+static PyObject *
+memory_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"size", NULL};
+    Py_ssize_t size;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "n:Memory", names, &size))
+        return NULL;
+    if (size < 0) {
+        PyErr_SetString(PyExc_ValueError, "negative size");
+        return NULL;
+    }
+    return (PyObject *)cloudtaser_memory((size_t)size);
+}
+
+static int
+is_another_empty_slab(const struct chunk *than)
+{
+    for (const struct chunk *chunk = cloudtaser_chunks; chunk; chunk = chunk->next)
+        if (chunk != than && chunk->is_slab && !chunk->first)
+            return 1;
+    return 0;
+}
+
+static void
+memory_dealloc(struct memory *block)
+{
+    PyTypeObject *type = Py_TYPE(block);
+    struct chunk *chunk = block->chunk;
+    if (chunk) {
+        cloudtaser_verify(block);
+        cloudtaser_wipe(block->at - CANARY, footprint(block->size));
+        if (block->after)
+            block->after->before = block->before;
+        if (block->before)
+            block->before->after = block->after;
+        else
+            chunk->first = block->after;
+        /* one empty slab is kept: most buffers live for one request */
+        if (!chunk->first && (!chunk->is_slab || is_another_empty_slab(chunk)))
+            free_chunk(chunk);
+    }
+    type->tp_free((PyObject *)block);
+    Py_DECREF(type);
+}
+
+static Py_ssize_t
+memory_length(struct memory *block)
+{
+    return (Py_ssize_t)block->size;
+}
+
+static PyObject *
+memory_item(struct memory *block, Py_ssize_t index)
+{
+    if (index < 0 || (size_t)index >= block->size) {
+        PyErr_SetString(PyExc_IndexError, "index out of range");
+        return NULL;
+    }
+    return PyLong_FromLong(block->at[index]);
+}
+
+static int
+memory_getbuffer(struct memory *block, Py_buffer *view, int flags)
+{
+    return PyBuffer_FillInfo(view, (PyObject *)block, block->at, (Py_ssize_t)block->size, 0, flags);
+}
+
+PyDoc_STRVAR(find_doc, "find(needle, start, end): offset of `needle` in [start, end), or -1; copies nothing.");
+
+static PyObject *
+memory_find(struct memory *block, PyObject *args)
+{
+    Py_buffer needle;
+    Py_ssize_t start, end, size = (Py_ssize_t)block->size;
+    const unsigned char *found = NULL;
+    if (!PyArg_ParseTuple(args, "y*nn:find", &needle, &start, &end))
+        return NULL;
+    end = end > size ? size : end;
+    if (start >= 0 && start <= end)
+        found = memmem(block->at + start, (size_t)(end - start), needle.buf, (size_t)needle.len);
+    PyBuffer_Release(&needle);
+    return PyLong_FromSsize_t(found ? found - block->at : -1);
+}
+
+PyDoc_STRVAR(wipe_doc, "wipe(start=0, end=None): zeros into [start, end).");
+
+static PyObject *
+memory_wipe(struct memory *block, PyObject *args)
+{
+    Py_ssize_t start = 0, end = (Py_ssize_t)block->size;
+    if (!PyArg_ParseTuple(args, "|nn:wipe", &start, &end))
+        return NULL;
+    if (start < 0 || end > (Py_ssize_t)block->size || start > end) {
+        PyErr_SetString(PyExc_IndexError, "wipe beyond the memory");
+        return NULL;
+    }
+    cloudtaser_wipe(block->at + start, (size_t)(end - start));
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+memory_repr(struct memory *block)
+{
+    return PyUnicode_FromFormat("Memory(%zu bytes, ***)", block->size);
+}
+
+static PyMethodDef memory_methods[] = {
+    {"find", (PyCFunction)memory_find, METH_VARARGS, find_doc},
+    {"wipe", (PyCFunction)memory_wipe, METH_VARARGS, wipe_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+PyDoc_STRVAR(memory_doc, "Memory(size): `size` zero bytes in secret memory, a writable buffer of fixed size.");
+
+static PyType_Slot memory_slots[] = {
+    {Py_tp_doc, (void *)memory_doc},
+    {Py_tp_new, (void *)memory_new},
+    {Py_tp_dealloc, (void *)memory_dealloc},
+    {Py_tp_repr, (void *)memory_repr},
+    {Py_tp_methods, memory_methods},
+    {Py_sq_length, (void *)memory_length},
+    {Py_sq_item, (void *)memory_item},
+    {Py_bf_getbuffer, (void *)memory_getbuffer},
+    {0, NULL},
+};
+
+static PyType_Spec memory_spec = {
+    .name = "_cloudtaser.Memory",
+    .basicsize = sizeof(struct memory),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = memory_slots,
+};
+
+/* In a child of fork(2), which has none of the pages: the same addresses, zeros, and canaries as they should be. */
+static void
+forked(void)
+{
+    for (struct chunk *chunk = cloudtaser_chunks; chunk; chunk = chunk->next) {
+        if (chunk->kind == KIND_SECRET) {
+            if (mmap(chunk->data, chunk->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
+                     0) == MAP_FAILED)
+                _exit(70);
+            madvise(chunk->data, chunk->size, MADV_WIPEONFORK);
+            madvise(chunk->data, chunk->size, MADV_DONTDUMP);
+        }
+        chunk->kind = KIND_PLAIN; /* locks are not inherited */
+        for (struct memory *block = chunk->first; block; block = block->after)
+            cloudtaser_stamp(block);
+    }
+}
+
+PyDoc_STRVAR(require_doc, "require(): from now on nothing but memfd_secret. Raises MemoryError where there is none.");
+
+static PyObject *
+require(PyObject *module, PyObject *unused)
+{
+    struct memory *first;
+    for (struct chunk *chunk = cloudtaser_chunks; chunk; chunk = chunk->next)
+        if (chunk->kind != KIND_SECRET) {
+            PyErr_SetString(PyExc_MemoryError, "memory that is no memfd_secret is in use");
+            return NULL;
+        }
+    is_required = 1;
+    first = cloudtaser_memory(1);
+    if (!first)
+        return NULL;
+    Py_DECREF(first);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef methods[] = {
+    {"require", require, METH_NOARGS, require_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+int
+cloudtaser_add_memory(PyObject *module)
+{
+    static int is_registered;
+    if (!memory_type) {
+        memory_type = (PyTypeObject *)PyType_FromSpec(&memory_spec);
+        if (!memory_type)
+            return -1;
+    }
+    if (!is_registered && pthread_atfork(NULL, NULL, forked) != 0) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    is_registered = 1;
+    if (PyModule_AddObjectRef(module, "Memory", (PyObject *)memory_type) < 0)
+        return -1;
+    return PyModule_AddFunctions(module, methods);
+}
