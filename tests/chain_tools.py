@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 
 from cloudtaser.demo.chain import Chain, Pod
 from cloudtaser.demo.command import CommandResult, program, run_command
@@ -83,6 +84,11 @@ async def eventually(
     return loop.time() - began
 
 
+def whole_lines(log: Path, *, after: int = 0) -> list[str]:
+    """The lines of a part's log behind byte `after`, without one that is being written just now."""
+    return log.read_bytes()[after:].decode().split("\n")[:-1] if log.exists() else []
+
+
 async def audited(chain: Chain, text: str, *, after: int = 0, count: int = 1) -> str:
     """What the bridge logged behind byte `after`, once `count` lines of its audit there hold `text`: they are
     written by a thread of its own, a moment later than the answer."""
@@ -90,11 +96,11 @@ async def audited(chain: Chain, text: str, *, after: int = 0, count: int = 1) ->
     log = chain.bridge.log
 
     async def written() -> bool:
-        lines = log.read_bytes()[after:].decode().splitlines()
+        lines = whole_lines(log, after=after)
         return sum('"seq":' in line and text in line for line in lines) >= count
 
     await eventually(written, f"{count} audit lines with {text}")
-    return log.read_bytes()[after:].decode()
+    return "\n".join(whole_lines(log, after=after))
 
 
 @contextlib.asynccontextmanager

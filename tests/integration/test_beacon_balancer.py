@@ -78,7 +78,7 @@ async def test_two_parties_meet_behind_a_balancer(tmp_path: Path, piecewise: boo
 
 
 async def test_the_rate_counts_for_whom_the_balancer_names(tmp_path: Path) -> None:
-    async with running(tmp_path, proxy_protocol_from=HERE, source_rate=0.5, source_burst=2) as beacon:
+    async with running(tmp_path, proxy_protocol_from=HERE, source_rate=0.02, source_burst=2) as beacon:
         address = beacon.addresses[0]
         for _ in range(2):
             one = await Peer.visit(address, BRIDGE, ROOM, preamble=header("203.0.113.9"))

@@ -143,14 +143,14 @@ async def test_parked_too_long(tmp_path: Path) -> None:
 
 
 async def test_too_many_new_connections_from_one_source(tmp_path: Path) -> None:
-    async with running(tmp_path, source_rate=0.5, source_burst=3) as beacon:
+    async with running(tmp_path, source_rate=0.02, source_burst=3) as beacon:
         kept = [await Peer.visit(beacon.addresses[0], BRIDGE, ROOM) for _ in range(3)]
         for peer in kept:
             assert await peer.exactly(1) == b"W"
         fourth = await Peer.visit(beacon.addresses[0], BRIDGE, ROOM)
         answer = await fourth.rest()
         assert answer[:1] == b"R"
-        assert 0 < int.from_bytes(answer[1:], "big") <= 2000
+        assert 0 < int.from_bytes(answer[1:], "big") <= 50_000
         assert await hits(beacon, "source-rate") == 1
 
 

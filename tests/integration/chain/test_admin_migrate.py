@@ -28,7 +28,7 @@ from cloudtaser.wire import names
 from cloudtaser.wire.hashes import short_fingerprint
 from cloudtaser.wire.migration import Migration
 from tests.chain_attackers import raw_pod
-from tests.chain_tools import audited, delivered, eventually
+from tests.chain_tools import audited, delivered, eventually, whole_lines
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -47,7 +47,7 @@ def fresh(**data: str) -> Migration:
 def audit(chain: Chain, path: str) -> list[dict[str, Any]]:
     """The first bridge's audit lines about a path."""
     assert chain.bridge is not None
-    lines = (json.loads(line) for line in chain.bridge.log.read_text().splitlines() if '"seq":' in line)
+    lines = (json.loads(line) for line in whole_lines(chain.bridge.log) if '"seq":' in line)
     return [line for line in lines if line.get("path") == f"/v1/{path}"]
 
 

@@ -22,7 +22,7 @@ from cloudtaser.openbao.layout import Layout
 from cloudtaser.openbao.records import Records
 from cloudtaser.operator.certificates import load_bundle, pem
 from cloudtaser.wire import names
-from tests.chain_tools import eventually, own_chain, pod_client
+from tests.chain_tools import eventually, own_chain, pod_client, whole_lines
 from tests.chain_traffic import Reader
 
 pytestmark = [
@@ -40,7 +40,7 @@ def trust(chain: Chain) -> dict[str, str]:
 
 def logged(part: PartProcess, event: str) -> list[dict[str, Any]]:
     """The entries of a part's log whose event holds this text."""
-    lines = (json.loads(line) for line in part.log.read_text().splitlines() if line.startswith("{"))
+    lines = (json.loads(line) for line in whole_lines(part.log) if line.startswith("{"))
     return [entry for entry in lines if event in str(entry.get("event", ""))]
 
 

@@ -16,7 +16,7 @@ import pytest
 from cloudtaser.demo import setup
 from cloudtaser.demo.chain import Chain
 from cloudtaser.demo.timing import PodClient
-from tests.chain_tools import eventually, own_chain, pod_client
+from tests.chain_tools import eventually, own_chain, pod_client, whole_lines
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
@@ -108,7 +108,7 @@ async def test_two_generations_of_certificates_pass_without_a_lost_request() -> 
 
 def entries(log: Path, event: str) -> list[dict[str, Any]]:
     """The entries of one event in a part's log."""
-    lines = (json.loads(line) for line in log.read_text().splitlines())
+    lines = (json.loads(line) for line in whole_lines(log))
     return [entry for entry in lines if entry.get("event") == event]
 
 

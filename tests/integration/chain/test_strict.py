@@ -17,7 +17,7 @@ from cloudtaser.demo import setup
 from cloudtaser.demo.chain import Chain, Pod
 from cloudtaser.demo.timing import PodClient
 from cloudtaser.wire import names
-from tests.chain_tools import delivered, eventually
+from tests.chain_tools import delivered, eventually, whole_lines
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
 
@@ -75,7 +75,7 @@ async def log_in(chain: Chain, pod: Pod, **changes: Any) -> tuple[int, str]:
 
 def audited(chain: Chain, reason: str, name: str) -> bool:
     assert chain.bridge is not None
-    lines = chain.bridge.log.read_text().splitlines()
+    lines = whole_lines(chain.bridge.log)
     return any(f'"reason":"{reason}"' in line and name in line for line in lines)
 
 
