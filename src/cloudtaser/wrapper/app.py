@@ -11,7 +11,7 @@ import sys
 from cloudtaser.wrapper import config as configuration
 from cloudtaser.wrapper.child import Application
 from cloudtaser.wrapper.config import Config
-from cloudtaser.wrapper.delivery import NOTHING, Values
+from cloudtaser.wrapper.delivery import NOTHING, Environment, Values
 from cloudtaser.wrapper.errors import EX_SOFTWARE, WrapperError, fault
 from cloudtaser.wrapper.log import Log
 from cloudtaser.wrapper.loop import Loop
@@ -19,10 +19,6 @@ from cloudtaser.wrapper.oversights import oversights
 from cloudtaser.wrapper.signals import Signals
 from cloudtaser.wrapper.supervision import Supervision
 from cloudtaser.wrapper.supervisor import Supervisor
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 EX_USAGE = 64
 HELP = """\
@@ -119,10 +115,10 @@ def _supervise(
         shell=posix.getpid() != 1 and posix.getsid(0) != posix.getpid(),
     )
 
-    def environment(values: Values) -> "Callable[[], dict[bytes, bytes]]":
+    def environment(values: Values) -> Environment:
         if settings.endpoint is None:
-            return lambda: _without_our_prefix(environ)
-        return lambda: values.environment(environ, override=settings.override)
+            return Environment(_without_our_prefix(environ))
+        return values.environment(environ, override=settings.override)
 
     supervisor = Supervisor(loop, signals, application, decisions, environment, log)
     supervising = loop.spawn(supervisor.run())

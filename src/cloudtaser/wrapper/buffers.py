@@ -11,7 +11,7 @@ from cloudtaser.wrapper.errors import MemoryRefusedError
 
 try:
     from _cloudtaser import Memory
-except ImportError:  # an installation without a compiler
+except ImportError:  # see `extension`
 
     class Memory(bytearray):  # type: ignore[no-redef]
         """Ordinary memory with the interface of secret memory."""

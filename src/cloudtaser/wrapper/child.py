@@ -6,23 +6,20 @@ where there is one, so that a signal to the group reaches all of it and Ctrl-C d
 
 import posix
 
-from cloudtaser.wrapper import command
+from cloudtaser.wrapper import command, extension
+from cloudtaser.wrapper.delivery import Environment
 from cloudtaser.wrapper.errors import EX_NOT_EXECUTABLE, CommandError
 from cloudtaser.wrapper.log import Log
 from cloudtaser.wrapper.signals import Signals
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 class Terminal:
     """The controlling terminal, found on one of the standard descriptors."""
 
-    __slots__ = ("_fd", "_group")
+    __slots__ = ("_group", "fd")
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
+        self.fd = fd
         self._group = posix.getpgrp()
 
     @staticmethod
@@ -47,7 +44,7 @@ class Terminal:
     def give(self, group: int) -> None:
         """Put a group into the foreground. SIGTTOU is ignored, so this never stops us."""
         try:
-            posix.tcsetpgrp(self._fd, group)
+            posix.tcsetpgrp(self.fd, group)
         except OSError:
             return
 
@@ -57,7 +54,7 @@ class Terminal:
 
     def _foreground(self) -> int:
         try:
-            return posix.tcgetpgrp(self._fd)
+            return posix.tcgetpgrp(self.fd)
         except OSError:
             return -1
 
@@ -78,33 +75,62 @@ class Application:
         """Raises CommandError where it can already be seen that the command will not start."""
         command.check(self._argv[0], self._path)
 
-    def start(self, environ: "Callable[[], dict[bytes, bytes]]", *, foreground: bool) -> int:
-        """Fork and execute; the process id, also its group's. Raises CommandError when there is no process.
+    def start(self, environment: Environment, *, foreground: bool) -> int:
+        """Start it; the process id, also its group's. Raises CommandError when there is no process.
 
-        `environ` is called in the child, so that no copy of a value is made in the wrapper. Where the
-        command cannot be executed, the child says so and exits as a shell would.
+        Where the command cannot be executed, the log says so and the process ends as a shell would.
         """
         self._signals.block()
         try:
-            pid = posix.fork()
-            if pid == 0:
-                self._become(environ, foreground)
-            _group(pid, pid)
-            if foreground and self.terminal is not None:
-                self.terminal.give(pid)
+            pid = (self._spawn if extension.PRESENT else self._fork)(environment, foreground)
         except OSError as error:
             raise CommandError(f"no new process: {error.strerror}", EX_NOT_EXECUTABLE, on="fork") from None
+        except MemoryError as error:
+            raise CommandError(f"no environment: {error}", EX_NOT_EXECUTABLE, on="fork") from None
         finally:
             self._signals.unblock()
         return pid
 
-    def _become(self, environ: "Callable[[], dict[bytes, bytes]]", foreground: bool) -> None:
+    def _spawn(self, environment: Environment, foreground: bool) -> int:
+        mask, ignored, defaults = self._signals.for_child()
+        pid, problem = extension.native.spawn(
+            command.candidates(self._argv[0], self._path),
+            self._argv,
+            [name + b"=" + value for name, value in environment.inherited.items()],
+            [(name, span.view()) for name, span in environment.secrets.items()],
+            self._terminal_fd(foreground),
+            mask,
+            ignored,
+            defaults,
+            list(environment.descriptors),
+        )
+        if problem:
+            self._log.error(command.refusal(self._argv[0], problem).diagnostic())
+        return pid
+
+    def _terminal_fd(self, foreground: bool) -> int:
+        return self.terminal.fd if foreground and self.terminal is not None else -1
+
+    def _fork(self, environment: Environment, foreground: bool) -> int:
+        pid = posix.fork()
+        if pid == 0:
+            self._become(environment, foreground)
+        _group(pid, pid)
+        if foreground and self.terminal is not None:
+            self.terminal.give(pid)
+        return pid
+
+    def _become(self, environment: Environment, foreground: bool) -> None:
+        """In the forked child: only here values become bytes."""
         code = EX_NOT_EXECUTABLE
         try:
             _group(0, 0)
             if foreground and self.terminal is not None:
                 self.terminal.give(posix.getpid())
-            variables = environ()
+            variables = dict(environment.inherited)
+            variables.update({name: bytes(span.view()) for name, span in environment.secrets.items()})
+            for descriptor in environment.descriptors:
+                posix.set_inheritable(descriptor, True)
             self._signals.restore()
             command.execute(self._argv, variables, self._path)
         except CommandError as error:

@@ -1,7 +1,7 @@
 """The command: found and started as a shell would, with `execve` semantics.
 
-`supervisor` calls `check` before anything is fetched, so that a wrong command fails at once, and `execute`
-in the forked child.
+`child` calls `check` before anything is fetched, so that a wrong command fails at once. native/spawn.c
+executes it; `execute` does the same in a forked child where the C extension is missing.
 """
 
 import errno
@@ -34,7 +34,7 @@ def check(name: bytes, path: bytes | None) -> None:
         if mode & _TYPE_MASK != _DIRECTORY and posix.access(candidate, posix.X_OK, effective_ids=True):
             return
         refused = True
-    raise _refusal(name, errno.EACCES if refused else errno.ENOENT)
+    raise refusal(name, errno.EACCES if refused else errno.ENOENT)
 
 
 def candidates(name: bytes, path: bytes | None) -> list[bytes]:
@@ -62,8 +62,8 @@ def execute(argv: list[bytes], environ: dict[bytes, bytes], path: bytes | None) 
         if number == errno.EACCES:
             worst = errno.EACCES
         elif number not in _PASS_OVER:
-            raise _refusal(argv[0], number)
-    raise _refusal(argv[0], worst)
+            raise refusal(argv[0], number)
+    raise refusal(argv[0], worst)
 
 
 def _interpret(file: bytes, argv: list[bytes], environ: dict[bytes, bytes]) -> int:
@@ -80,7 +80,8 @@ def _interpret(file: bytes, argv: list[bytes], environ: dict[bytes, bytes]) -> i
     return errno.ENOEXEC
 
 
-def _refusal(name: bytes, number: int) -> CommandError:
+def refusal(name: bytes, number: int) -> CommandError:
+    """Why the command cannot be started, by error number; its code is a shell's."""
     shown = name.decode("utf-8", "replace")
     if number == errno.ENOENT:
         return CommandError("command not found", EX_NOT_FOUND, on=shown)

@@ -1,7 +1,7 @@
 """Delivery: the values that were fetched become the child's environment.
 
-`session` composes them, `supervisor` keeps them, and only the forked child turns them into an environment,
-so that the wrapper itself makes no copy that it could not wipe.
+`session` composes them, `supervisor` keeps them, and `child` starts the application with them; they stay
+spans all the way, so that the wrapper itself makes no copy that it could not wipe.
 """
 
 from cloudtaser.wrapper.buffers import Span
@@ -9,6 +9,24 @@ from cloudtaser.wrapper.config import strip
 from cloudtaser.wrapper.envmap import EnvMapError
 
 MAX_VARIABLE = 131_071  # Linux: MAX_ARG_STRLEN, one string with its final zero
+
+
+class Environment:
+    """What the application is started with: variables that were inherited, variables that are secret (no name
+    is in both), and descriptors to leave open for it.
+    """
+
+    __slots__ = ("descriptors", "inherited", "secrets")
+
+    def __init__(
+        self,
+        inherited: dict[bytes, bytes],
+        secrets: dict[bytes, Span] | None = None,
+        descriptors: tuple[int, ...] = (),
+    ) -> None:
+        self.inherited = inherited
+        self.secrets = secrets or {}
+        self.descriptors = descriptors
 
 
 class Values:
@@ -31,13 +49,14 @@ class Values:
     def __repr__(self) -> str:
         return f"Values({sorted(self.spans)})"
 
-    def environment(self, inherited: dict[bytes, bytes], *, override: bool) -> dict[bytes, bytes]:
-        """The child's environment. Call it in the child: it copies every value."""
+    def environment(self, inherited: dict[bytes, bytes], *, override: bool) -> Environment:
+        """The child's environment; copies no value."""
         environment = strip(inherited)
+        secrets: dict[bytes, Span] = {}
         for name, span in self.spans.items():
             if override or name.encode() not in environment:
-                environment[name.encode()] = bytes(span.view())
-        return environment
+                secrets[name.encode()] = span
+        return Environment({name: environment[name] for name in environment if name not in secrets}, secrets)
 
 
 NOTHING = Values({})

@@ -70,6 +70,14 @@ class Signals:
         """Let signals come again."""
         _signal.pthread_sigmask(_signal.SIG_UNBLOCK, self._everything)
 
+    def for_child(self) -> tuple[list[int], list[int], list[int]]:
+        """What `restore` would set, for a child that is started without it: the signals that were blocked
+        when the wrapper was started, those that were ignored, and those at their defaults.
+        """
+        ignored = [number for number in self._dispositions if self.was_ignored(number)]
+        defaults = [number for number in self._dispositions if not self.was_ignored(number)]
+        return [int(number) for number in self._mask], ignored, defaults
+
     def restore(self) -> None:
         """In the child: dispositions and mask as they were when the wrapper was started."""
         _signal.set_wakeup_fd(-1)

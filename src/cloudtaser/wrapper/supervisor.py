@@ -8,7 +8,7 @@ import posix
 
 from cloudtaser.wrapper import supervision
 from cloudtaser.wrapper.child import Application, exit_code
-from cloudtaser.wrapper.delivery import Values
+from cloudtaser.wrapper.delivery import Environment, Values
 from cloudtaser.wrapper.errors import CommandError
 from cloudtaser.wrapper.log import Log
 from cloudtaser.wrapper.loop import READ, Loop, Task, Wait
@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    Environment = Callable[[Values], Callable[[], dict[bytes, bytes]]]
+    EnvironmentOf = Callable[[Values], Environment]
 
 _REAPED_AT_ONCE = 256
 
@@ -46,7 +46,7 @@ class Supervisor:
         signals: Signals,
         application: Application,
         decisions: Supervision,
-        environment: "Environment",
+        environment: "EnvironmentOf",
         log: Log,
     ) -> None:
         self._loop = loop

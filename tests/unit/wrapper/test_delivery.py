@@ -16,12 +16,12 @@ INHERITED = {b"PATH": b"/bin", b"A": b"from the container", b"VAULT_TOKEN": b"t"
 
 def test_the_secret_wins_over_the_container_unless_told_otherwise() -> None:
     values = Values({"A": span_of(b"secret"), "B": span_of(b"")})
-    assert values.environment(INHERITED, override=True) == {b"PATH": b"/bin", b"A": b"secret", b"B": b""}
-    assert values.environment(INHERITED, override=False) == {
-        b"PATH": b"/bin",
-        b"A": b"from the container",
-        b"B": b"",
-    }
+    environment = values.environment(INHERITED, override=True)
+    assert environment.inherited == {b"PATH": b"/bin"}
+    assert environment.secrets == {b"A": span_of(b"secret"), b"B": span_of(b"")}
+    environment = values.environment(INHERITED, override=False)
+    assert environment.inherited == {b"PATH": b"/bin", b"A": b"from the container"}
+    assert environment.secrets == {b"B": span_of(b"")}
 
 
 def test_values_are_equal_when_the_application_could_not_tell() -> None:
