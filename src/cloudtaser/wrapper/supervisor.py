@@ -9,7 +9,7 @@ import posix
 from cloudtaser.wrapper import supervision
 from cloudtaser.wrapper.child import Application, exit_code
 from cloudtaser.wrapper.delivery import Environment, Values
-from cloudtaser.wrapper.errors import CommandError
+from cloudtaser.wrapper.errors import CommandError, WrapperError
 from cloudtaser.wrapper.log import Log
 from cloudtaser.wrapper.loop import READ, Loop, Task, Wait
 from cloudtaser.wrapper.signals import Signals, is_passed_on
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     EnvironmentOf = Callable[[Values], Environment]
+    Renew = Callable[[Values], None]
 
 _REAPED_AT_ONCE = 256
+_CLEARING_POLL = 0.05  # seconds: members of the group that are not our children end without a signal to us
 
 
 class Supervisor:
@@ -37,6 +39,7 @@ class Supervisor:
         "_pid",
         "_signals",
         "_supervision",
+        "renew",
         "task",
     )
 
@@ -57,8 +60,10 @@ class Supervisor:
         self._log = log
         self._pid = 0
         self._code: int | None = None
-        self._more = False
+        self._more = True  # whoever was here before us may have left zombies, of which no signal tells
         self.task: Task | None = None
+        self.renew: Renew | None = None
+        """Brings new values to the running application; None where the delivery cannot."""
 
     def deliver(self, values: Values) -> None:
         """Values for the application: the first set starts it."""
@@ -69,12 +74,22 @@ class Supervisor:
     async def run(self) -> int:
         """Until the application has ended for good, or a signal ended the wait for it."""
         while self._code is None:
-            deadline = self._loop.now() if self._more else self._supervision.deadline
-            await Wait(self._signals.fileno(), READ, deadline)
+            await Wait(self._signals.fileno(), READ, self._deadline())
             self._take_signals()
             self._reap()
+            if self._supervision.is_clearing and not self._is_left():
+                self._carry_out(self._supervision.cleared(self._loop.now()))
             self._carry_out(self._supervision.tick(self._loop.now()))
         return self._code
+
+    def _deadline(self) -> float | None:
+        if self._more:
+            return self._loop.now()
+        deadline = self._supervision.deadline
+        if not self._supervision.is_clearing:
+            return deadline
+        soon = self._loop.now() + _CLEARING_POLL
+        return soon if deadline is None else min(deadline, soon)
 
     async def wait_for_impatience(self) -> None:
         """After the end: go on reaping until a signal says that nobody wants to wait."""
@@ -114,7 +129,8 @@ class Supervisor:
             ours = terminal is not None and terminal.is_ours()
             self._carry_out(self._supervision.stopped(posix.WSTOPSIG(status), ours=ours))
         else:
-            self._carry_out(self._supervision.exited(exit_code(status), self._loop.now()))
+            code = exit_code(status)
+            self._carry_out(self._supervision.exited(code, self._loop.now(), left=self._is_left()))
 
     def _carry_out(self, commands: list[Command]) -> None:
         for command in commands:
@@ -123,6 +139,9 @@ class Supervisor:
                 self._send(argument)
             elif command.kind == supervision.START and isinstance(argument, Values):
                 self._start(argument)
+            elif command.kind == supervision.RENEW and isinstance(argument, Values):
+                if not self._renew(argument):
+                    break
             elif command.kind == supervision.CLEAR:
                 self._send_to_group(_signal.SIGKILL)
             elif command.kind == supervision.FOREGROUND:
@@ -145,7 +164,34 @@ class Supervisor:
             self._pid = self._application.start(self._environment(values), foreground=foreground)
         except CommandError as error:
             self._log.error(error.diagnostic())
-            self._code = error.code
+            self._carry_out(self._supervision.not_started(error.code, self._loop.now()))
+        else:
+            self._supervision.started()
+
+    def _renew(self, values: Values) -> bool:
+        """Bring new values to the running application. Where that fails it is restarted instead."""
+        try:
+            if self.renew is not None:
+                self.renew(values)
+                return True
+            reason = "this delivery cannot bring them to a running application"
+        except WrapperError as error:
+            reason = error.diagnostic()
+        self._log.warning("new values were not delivered", reason=reason)
+        self._carry_out(self._supervision.not_renewed(self._loop.now()))
+        return False
+
+    def _is_left(self) -> bool:
+        """Whether anything is left of the application's process group."""
+        if not self._pid:
+            return False
+        try:
+            posix.kill(-self._pid, 0)
+        except ProcessLookupError:
+            return False
+        except OSError:
+            return True  # it is there, and not ours to signal
+        return True
 
     def _send(self, number: int) -> None:
         """To the application's group, and to the application itself where it has left that group."""
