@@ -60,7 +60,8 @@ class Supervision:
 
     __slots__ = (
         "_attempts", "_code", "_current", "_deadline", "_good", "_grace", "_has_run", "_is_killed",
-        "_is_told", "_on_probation", "_pending", "_probation", "_shell", "_sighup", "_state", "_terminal", "_terminating",
+        "_is_told", "_on_probation", "_pending", "_probation", "_shell", "_sighup", "_state", "_terminal",
+        "_terminating",
     )  # fmt: skip
 
     def __init__(
