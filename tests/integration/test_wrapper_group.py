@@ -36,7 +36,7 @@ signals, log, loop = Signals(), Log(), Loop()
 application = Application([word.encode() for word in sys.argv[1:]], None, signals, log)
 supervisor = Supervisor(
     loop, signals, application, Rotating(grace={grace}, probation={probation}),
-    lambda values: lambda: values.environment(dict(posix.environ), override=True), log,
+    lambda values: values.environment(dict(posix.environ), override=True), log,
 )
 supervising = supervisor.task = loop.spawn(supervisor.run())
 supervisor.deliver(Values({{"ROUND": span_of(b"1")}}))
