@@ -9,6 +9,8 @@ import posix
 import sys
 
 from cloudtaser.wrapper import config as configuration
+from cloudtaser.wrapper import memory
+from cloudtaser.wrapper.buffers import Buffer
 from cloudtaser.wrapper.child import Application
 from cloudtaser.wrapper.config import Config
 from cloudtaser.wrapper.delivery import NOTHING, Environment, Values
@@ -21,6 +23,7 @@ from cloudtaser.wrapper.supervision import Supervision
 from cloudtaser.wrapper.supervisor import Supervisor
 
 EX_USAGE = 64
+_MAX_ENVIRONMENT = 8 << 20  # more than Linux lets a program start with
 HELP = """\
 usage: cloudtaser-wrapper [--] CMD [ARG...]
 
@@ -42,6 +45,9 @@ environment, the settings most used:
   CLOUDTASER_ROTATION      restart CMD when a secret changes (default), or none
   CLOUDTASER_STARTUP_TIMEOUT
                            how long to try before exit 75; 0 is for ever
+  CLOUDTASER_REQUIRE_MEMFD_SECRET
+                           true: exit 69 rather than keep a secret in memory
+                           that is merely locked
   CLOUDTASER_LOG_LEVEL     debug, info, warning, error; never a value
 
 example:
@@ -53,6 +59,7 @@ example:
 exit codes:
   CMD's own, 128 + signal where a signal ended it; before CMD runs:
   64  no command, or an unknown option
+  69  no memfd_secret, and it is required
   70  a fault of the wrapper itself
   75  secrets unreachable past CLOUDTASER_STARTUP_TIMEOUT
   77  the login, or reading a path, was refused
@@ -62,10 +69,15 @@ exit codes:
 
 
 def main() -> None:
-    """The program. Leaves by `_exit`: there is nothing to finalise, and a look-up may still hang in its
-    thread.
+    """The program. Leaves by `_exit`, all secret memory wiped: there is nothing else to finalise, and a
+    look-up may still hang in its thread.
     """
-    posix._exit(run(sys.argv[1:]))
+    code = EX_SOFTWARE
+    try:
+        code = run(sys.argv[1:])
+    finally:
+        memory.wipe()
+        posix._exit(code)
 
 
 def run(arguments: list[str]) -> int:
@@ -107,6 +119,8 @@ def _supervise(
         log.warning(f"{variable} {phrase}")
     application = Application(argv, environ.get(b"PATH"), signals, log)
     application.check()
+    if settings.endpoint is not None:
+        memory.close(required=settings.require_memfd_secret)
     loop = Loop()
     decisions = Supervision(
         grace=settings.rotation_grace,
@@ -161,13 +175,20 @@ def _environment_at_start() -> dict[bytes, bytes]:
         return environ
     try:
         descriptor = posix.open("/proc/self/environ", posix.O_RDONLY | posix.O_CLOEXEC)
-        original = b"\0"
-        while block := posix.read(descriptor, 65536):
-            original += block
-        posix.close(descriptor)
     except OSError:
         return environ
-    if b"\0LC_CTYPE=" not in original:
+    original = Buffer(16384, _MAX_ENVIRONMENT)  # a token may be in it
+    original.append(b"\0")
+    try:
+        while True:
+            with original.space(8192) as space:
+                count = posix.readv(descriptor, [space])
+            if not count:
+                break
+            original.advance(count)
+    finally:
+        posix.close(descriptor)
+    if original.find(b"\0LC_CTYPE=", 0, len(original)) < 0:
         del environ[b"LC_CTYPE"]
     return environ
 

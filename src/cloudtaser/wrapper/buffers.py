@@ -148,4 +148,5 @@ def _memory(size: int) -> Memory:
     try:
         return Memory(size)
     except MemoryError as error:
-        raise MemoryRefusedError(f"no secret memory for {size} more bytes: {error}") from None
+        fix = "raise RLIMIT_MEMLOCK, or do without CLOUDTASER_REQUIRE_MEMFD_SECRET"
+        raise MemoryRefusedError(f"cannot have {size} more bytes: {error}", fix=fix) from None

@@ -7,6 +7,8 @@ refused when asked for, and accepted where the setting asks for nothing more tha
 
 import binascii
 
+from cloudtaser.wrapper import memory
+from cloudtaser.wrapper.buffers import Span
 from cloudtaser.wrapper.envmap import EnvMapError, Groups, SecretPath, parse_map, parse_paths
 from cloudtaser.wrapper.errors import ConfigError
 from cloudtaser.wrapper.log import LEVELS
@@ -68,6 +70,7 @@ class Config:
         "override",
         "paths",
         "request_timeout",
+        "require_memfd_secret",
         "revoke_on_exit",
         "role",
         "rotation",
@@ -88,7 +91,7 @@ class Config:
         self.role = ""
         self.namespace = ""
         self.jwt_file = DEFAULT_JWT_FILE
-        self.token = b""
+        self.token: Span | None = None
         self.ca_pem = ""
         self.ca_file = ""
         self.client_cert = ""
@@ -100,6 +103,7 @@ class Config:
         self.override = True
         self.startup_timeout = 0.0
         self.request_timeout = 10.0
+        self.require_memfd_secret = False
         self.rotation = "restart"
         self.rotation_interval = 30.0
         self.rotation_debounce = 2.0
@@ -111,13 +115,13 @@ class Config:
 class _Settings:
     """Typed access to the environment; every complaint names the variable."""
 
-    __slots__ = ("_environ",)
+    __slots__ = ("environ",)
 
     def __init__(self, environ: dict[bytes, bytes]) -> None:
-        self._environ = environ
+        self.environ = environ
 
     def raw(self, name: str) -> bytes:
-        return self._environ.get(name.encode(), b"").strip()
+        return self.environ.get(name.encode(), b"").strip()
 
     def text(self, name: str, default: str = "") -> str:
         try:
@@ -165,11 +169,14 @@ class _Settings:
         return seconds
 
     def names(self) -> list[str]:
-        return [name.decode("ascii", "replace") for name in self._environ]
+        return [name.decode("ascii", "replace") for name in self.environ]
 
 
 def load(environ: dict[bytes, bytes]) -> Config:
-    """Read and check the settings. Raises ConfigError at the first that cannot be used."""
+    """Read and check the settings. Raises ConfigError at the first that cannot be used.
+
+    A token among them is taken out of `environ` where it is the process's own (`memory.taken`).
+    """
     settings = _Settings(environ)
     config = Config()
     config.log_level = settings.choice("CLOUDTASER_LOG_LEVEL", "info", tuple(LEVELS))
@@ -188,6 +195,7 @@ def load(environ: dict[bytes, bytes]) -> Config:
     _trust(config, settings, config.endpoint)
     _authentication(config, settings, config.endpoint)
     config.startup_timeout = settings.seconds("CLOUDTASER_STARTUP_TIMEOUT", 0.0, 0.0, 86400.0)
+    config.require_memfd_secret = settings.boolean("CLOUDTASER_REQUIRE_MEMFD_SECRET", False)
     config.request_timeout = settings.seconds("CLOUDTASER_REQUEST_TIMEOUT", 10.0, 0.1, 300.0)
     config.revoke_on_exit = settings.boolean("CLOUDTASER_REVOKE_ON_EXIT", True)
     return config
@@ -210,8 +218,6 @@ def _rotation(config: Config, settings: _Settings) -> None:
 def _refuse_what_comes_later(settings: _Settings) -> None:
     settings.choice("CLOUDTASER_DELIVERY", "env", ("env", "auto"), ("memory", "file"))
     settings.choice("CLOUDTASER_EBPF", "auto", ("auto", "off", "false"), ("true", "required"))
-    if settings.boolean("CLOUDTASER_REQUIRE_MEMFD_SECRET", False):
-        raise ConfigError(f"secret memory: {_LATER}", on="CLOUDTASER_REQUIRE_MEMFD_SECRET", fix="unset it")
     for name in settings.names():
         if name.startswith("CLOUDTASER_TEMPLATE_"):
             raise ConfigError(f"templates: {_LATER}", on=name, fix="unset it")
@@ -269,13 +275,14 @@ def _authentication(config: Config, settings: _Settings, endpoint: Endpoint) -> 
     segments = mount.removeprefix("auth/").split("/")
     if mount == "auth" or not all(map(_is_segment, segments)):
         raise ConfigError(f"{mount!r} is no mount path", on="VAULT_AUTH_MOUNT_PATH")
-    config.token = settings.raw("VAULT_TOKEN")
+    token = memory.taken(settings.environ, b"VAULT_TOKEN")
     if config.method == "token":
-        if not config.token:
+        config.token = token
+        if token is None:
             raise ConfigError(
                 f"not set, and waiting sealed for one: {_LATER}", on="VAULT_TOKEN", fix="set a token"
             )
-        if not all(33 <= byte <= 126 for byte in config.token):
+        if not all(33 <= byte <= 126 for byte in token.view()):
             raise ConfigError("the value holds a blank or a control character", on="VAULT_TOKEN")
 
 

@@ -67,10 +67,6 @@ class MemoryRefusedError(WrapperError):
 
     code = EX_UNAVAILABLE
 
-    def __init__(self, what: str) -> None:
-        fix = "raise RLIMIT_MEMLOCK, or do without CLOUDTASER_REQUIRE_MEMFD_SECRET"
-        super().__init__(what, fix=fix)
-
 
 class CommandError(WrapperError):
     """The command cannot be started; `code` is what a shell would exit with."""

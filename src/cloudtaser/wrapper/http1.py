@@ -16,6 +16,7 @@ _MAX_DIGITS = 12
 
 _HEAD, _LENGTH, _CHUNK_LINE, _CHUNK, _CHUNK_END, _TRAILER, _DONE = range(7)
 _TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+_VERSION = b"HTTP/1.1 "
 _HEX = frozenset(b"0123456789abcdefABCDEF")
 
 
@@ -117,6 +118,8 @@ class ResponseReader:
             return taken
         if not line_start:
             raise HttpError("an empty line before the status")
+        if self._line.view(0, len(_VERSION)) != _VERSION:  # it may be the rest of a body: no copy of it
+            raise HttpError("a status line that is not HTTP/1.1")
         head = bytes(self._line.view(0, line_start - 2))
         self._line.truncate(0)
         self._scanned = 0
@@ -173,31 +176,36 @@ class ResponseReader:
             self.response.body.reserve(self._remaining)
 
     def _chunk_lines(self, data: memoryview) -> int:
+        """Between chunks. A line that is not what it should be may be a part of a secret, and is not copied."""
         taken, at = self._take_line(data, MAX_HEAD if self._state == _TRAILER else _MAX_CHUNK_LINE)
         if at < 0:
             return taken
-        line = bytes(self._line.view(0, at - 1))
-        self._line.truncate(0)
         if self._state == _CHUNK_END:
-            if line:
+            if at > 1:
                 raise HttpError("a chunk longer than it says")
             self._state = _CHUNK_LINE
-        elif self._state == _TRAILER:
-            self._trailer += at + 1
-            if self._trailer > MAX_HEAD:
-                raise HttpError(f"trailers of more than {MAX_HEAD} bytes")
-            if line:
-                _header(line)
-            else:
-                self._state = _DONE
+        elif self._state == _CHUNK_LINE:
+            self._chunk_size(at - 1)
         else:
-            self._chunk_size(line)
+            self._take_trailer(at)
+        self._line.truncate(0)
         return taken
 
-    def _chunk_size(self, line: bytes) -> None:
-        if not line or len(line) > 8 or not _HEX.issuperset(line):
-            raise HttpError("a chunk size that is no number")
-        self._remaining = int(line, 16)
+    def _take_trailer(self, at: int) -> None:
+        self._trailer += at + 1
+        if self._trailer > MAX_HEAD:
+            raise HttpError(f"trailers of more than {MAX_HEAD} bytes")
+        if at > 1:
+            _header(bytes(self._line.view(0, at - 1)))
+        else:
+            self._state = _DONE
+
+    def _chunk_size(self, length: int) -> None:
+        """The first `length` bytes of the line are the size of the chunk to come."""
+        with self._line.view(0, length) as line:
+            if not 0 < length <= 8 or not _HEX.issuperset(line):
+                raise HttpError("a chunk size that is no number")
+            self._remaining = int(bytes(line), 16)
         if self._remaining + len(self.response.body) > MAX_BODY:
             raise HttpError(f"a body of more than {MAX_BODY} bytes")
         self._state = _CHUNK if self._remaining else _TRAILER
@@ -205,7 +213,7 @@ class ResponseReader:
 
 def _status(line: bytes) -> int:
     if (
-        line[:9] != b"HTTP/1.1 "
+        line[:9] != _VERSION
         or not line[9:12].isdigit()
         or line[12:13] not in (b" ", b"")
         or line[9:10] < b"1"

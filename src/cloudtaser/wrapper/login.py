@@ -7,7 +7,7 @@ its file each time: the kubelet replaces it before it expires.
 import posix
 
 from cloudtaser.wrapper import jsontext
-from cloudtaser.wrapper.buffers import Buffer, Span, span_of
+from cloudtaser.wrapper.buffers import Buffer, Span
 from cloudtaser.wrapper.client import Answer, Client
 from cloudtaser.wrapper.config import Config
 from cloudtaser.wrapper.errors import ConfigError, ProtocolError, RefusedError
@@ -44,10 +44,11 @@ async def log_in(client: Client, config: Config, now: "Callable[[], float]") -> 
 
 
 async def _given(client: Client, config: Config, now: "Callable[[], float]") -> tuple[Span, Lease]:
-    client.token = span_of(config.token)
+    client.token = config.token
     answer = await client.call(b"GET", "auth/token/lookup-self")
     if answer.status != 200:
         raise RefusedError(f"the token is refused: {answer.problem()}", on="VAULT_TOKEN")
+    assert client.token is not None  # `config` made sure of it
     return client.token, _token_lease(answer, "data", "ttl", now())
 
 

@@ -105,7 +105,7 @@ def test_behind_a_broker_the_login_is_at_the_bridge() -> None:
         ({"CLOUDTASER_DELIVERY": "file"}, "CLOUDTASER_DELIVERY"),
         ({"CLOUDTASER_EBPF": "required"}, "CLOUDTASER_EBPF"),
         ({"CLOUDTASER_EBPF": "true"}, "CLOUDTASER_EBPF"),
-        ({"CLOUDTASER_REQUIRE_MEMFD_SECRET": "true"}, "CLOUDTASER_REQUIRE_MEMFD_SECRET"),
+        ({"CLOUDTASER_REQUIRE_MEMFD_SECRET": "please"}, "CLOUDTASER_REQUIRE_MEMFD_SECRET"),
         ({"CLOUDTASER_TEMPLATE_URL": "postgres://"}, "CLOUDTASER_TEMPLATE_URL"),
     ],
 )  # fmt: skip
