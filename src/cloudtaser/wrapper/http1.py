@@ -176,7 +176,7 @@ class ResponseReader:
             self.response.body.reserve(self._remaining)
 
     def _chunk_lines(self, data: memoryview) -> int:
-        """Between chunks. A line that is not what it should be may be a part of a secret, and is not copied."""
+        """Between chunks. A line that is wrong may be a part of a secret, and is not copied."""
         taken, at = self._take_line(data, MAX_HEAD if self._state == _TRAILER else _MAX_CHUNK_LINE)
         if at < 0:
             return taken

@@ -4,7 +4,7 @@
 `decode` unescapes one string in place, which never makes it longer. Duplicate names, lone surrogates,
 invalid UTF-8, control characters and anything behind the document are refused: a Go server sends none of
 them, and a secret that could be read two ways must not be delivered in one of them. Strings, which may be
-long, are read in C (native/text.c) where the extension is there; the tests hold the same in Python against it.
+long, are read in C (native/text.c) where the extension is there; tests hold the same in Python against it.
 """
 
 from cloudtaser.wrapper import extension
