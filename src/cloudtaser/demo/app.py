@@ -39,7 +39,6 @@ _SECRET_PATH = "shop/config"  # noqa: S105  # where it lies, not what it is
 _PATHS = f"secret/data/{_SECRET_PATH},{setup.DATABASE_MOUNT}/creds/{setup.DATABASE_ROLE}"
 _ENV_MAP = "api_key=API_KEY;username=PGUSER,password=PGPASSWORD"
 _LINE_TIMEOUT = 60.0
-_POLL = 0.02
 _SHOWN_BYTES = 24
 _INTERRUPTED = 130
 
@@ -330,11 +329,10 @@ def _interruptible(task: asyncio.Task[int] | None) -> Iterator[None]:
 
 
 async def _line(part: PartProcess, text: str, *, count: int) -> None:
-    deadline = time.monotonic() + _LINE_TIMEOUT
-    while (await asyncio.to_thread(part.log.read_text, errors="replace")).count(text) < count:
-        if time.monotonic() > deadline:
-            raise UnavailableError(f"{part.name} did not print what it should", on=part.last_lines())
-        await asyncio.sleep(_POLL)
+    async def printed() -> bool:
+        return (await asyncio.to_thread(part.log.read_text, errors="replace")).count(text) >= count
+
+    await part.wait_until(printed, f"where it prints {text!r}", _LINE_TIMEOUT)
 
 
 def _write_environment(path: Path, variables: Mapping[str, str]) -> Path:

@@ -114,11 +114,13 @@ class PartProcess:
     async def wait_until(
         self, ready: Callable[[], Awaitable[bool]], what: str, timeout: float = READY_TIMEOUT
     ) -> None:
-        """Poll `ready` until it says so; UnavailableError when the process dies or time is up."""
+        """Poll `ready` until it says so; UnavailableError when the process dies before that or time is up."""
         deadline = time.monotonic() + timeout
+        ended = False
         while not await ready():
-            if self._process is None or self._process.poll() is not None:
+            if ended:  # and was not ready even at its end
                 raise UnavailableError(f"{self.name} ended early", on=self.last_lines())
+            ended = self._process is None or self._process.poll() is not None
             if time.monotonic() > deadline:
                 raise UnavailableError(
                     f"{self.name} is not {what} after {timeout:.0f} s", on=self.last_lines()

@@ -1,13 +1,15 @@
-"""Starting parts at once: whoever is interrupted cleans up before anybody goes on."""
+"""Parts that are started: whoever is interrupted cleans up before anybody goes on, a death is told at once."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
+from pathlib import Path
 
 import pytest
 
-from cloudtaser.demo.process import start_in_thread, together
+from cloudtaser.demo.process import PartProcess, start_in_thread, together
 from cloudtaser.errors import UnavailableError
 
 
@@ -64,3 +66,38 @@ async def test_all_that_start_are_waited_for() -> None:
 
     await together(start(1), start(2))
     assert sorted(done) == [1, 2]
+
+
+def part_that(tmp_path: Path, script: str) -> PartProcess:
+    return PartProcess("a part", ["/bin/sh", "-c", script], tmp_path / "log")
+
+
+async def test_who_waits_for_a_part_that_died_hears_its_last_words_at_once(tmp_path: Path) -> None:
+    part = part_that(tmp_path, "echo no such file; exit 1")
+    part.start()
+
+    async def never() -> bool:
+        return False
+
+    with pytest.raises(UnavailableError, match=r"ended early") as error:
+        await part.wait_until(never, "ready", timeout=60)
+    assert "no such file" in error.value.diagnostic()
+    await part.stop()
+
+
+async def test_a_part_that_did_its_work_and_ended_was_ready(tmp_path: Path) -> None:
+    part = part_that(tmp_path, "echo done")
+    part.start()
+    looked = 0
+
+    async def done() -> bool:
+        """Not at the first look, and the part is gone by the second."""
+        nonlocal looked
+        looked += 1
+        if looked == 1:
+            await asyncio.to_thread(os.waitid, os.P_PID, part.pid, os.WEXITED | os.WNOWAIT)
+            return False
+        return "done" in part.log.read_text()
+
+    await part.wait_until(done, "done", timeout=60)
+    await part.stop()
