@@ -1,4 +1,4 @@
-"""Parts that are started: whoever is interrupted cleans up before anybody goes on, a death is told at once."""
+"""Parts that are started: an interrupted one cleans up before anybody goes on, a death is told at once."""
 
 from __future__ import annotations
 
