@@ -1,4 +1,4 @@
-"""Builds the wrapper's C extension `_cloudtaser` into the site-packages of the interpreter that runs this.
+"""Builds the wrapper's C extension `_cloudtaser` for the interpreter that runs this, into its site-packages.
 
 tools/prepare calls it with .venv's Python; it does nothing when neither a source, the interpreter nor the
 compiler's flags changed. The payload has its own build of the same sources (images/wrapper/).
@@ -22,6 +22,7 @@ FLAGS = [
     *("-Wl,-z,relro", "-Wl,-z,now"),
 ]
 LIBRARIES = ["-lcrypto"]
+DIRECTORY = "cloudtaser_native"  # of its own, so that a test can have it without all other packages
 LIBCRYPTO = "/usr/include/openssl/evp.h"
 
 
@@ -41,7 +42,8 @@ def wanted_stamp(include: str) -> str:
 def build() -> None:
     """Compile and put in place at once, so that nobody imports half a file. Raises OSError, ValueError."""
     include = sysconfig.get_paths()["include"]
-    target = Path(sysconfig.get_paths()["platlib"]) / f"_cloudtaser{sysconfig.get_config_var('EXT_SUFFIX')}"
+    packages = Path(sysconfig.get_paths()["platlib"])
+    target = packages / DIRECTORY / f"_cloudtaser{sysconfig.get_config_var('EXT_SUFFIX')}"
     stamp = target.with_suffix(".stamp")
     wanted = wanted_stamp(include)
     if target.exists() and stamp.exists() and stamp.read_text() == wanted:
@@ -53,6 +55,8 @@ def build() -> None:
         if not Path(header).exists():
             raise OSError(f"no {header} ({package})")
     print(f"native: building {target.name}", flush=True)
+    target.parent.mkdir(exist_ok=True)
+    (packages / f"{DIRECTORY}.pth").write_text(f"{DIRECTORY}\n")
     fresh = target.with_suffix(f".{os.getpid()}.new")
     command = [*compiler.split(), *FLAGS, f"-I{include}", "-o", str(fresh), *map(str, sources()), *LIBRARIES]
     try:

@@ -1,4 +1,6 @@
-"""The wrapper as a real process, started as the payload starts it: `python -I -S`, nothing installed."""
+"""The wrapper as a real process, started as the payload starts it: `python -I -S`, nothing installed but its C
+extension.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,15 @@ import sys
 import time
 from pathlib import Path
 
+import _cloudtaser
+
 SOURCE = Path(__file__).resolve().parents[3] / "src"
-START = f"import sys; sys.path.insert(0, {str(SOURCE)!r}); from cloudtaser.wrapper.app import main; main()"
-PREFIX = [sys.executable, "-I", "-S", "-c", START]
+EXTENSION = str(Path(_cloudtaser.__file__).parent)
+START = "from cloudtaser.wrapper.app import main; main()"
+IN_ITS_PLACE = f"import sys; sys.path[:0] = [{str(SOURCE)!r}, {EXTENSION!r}]; "
+PREFIX = [sys.executable, "-I", "-S", "-c", IN_ITS_PLACE + START]
+WITHOUT_EXTENSION = f"import sys; sys.path.insert(0, {str(SOURCE)!r}); "
+PREFIX_WITHOUT_EXTENSION = [sys.executable, "-I", "-S", "-c", WITHOUT_EXTENSION + START]
 PATIENCE = 30.0
 
 
