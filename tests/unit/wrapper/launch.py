@@ -1,6 +1,4 @@
-"""The wrapper as a real process, started as the payload starts it: `python -I -S`, nothing installed but its C
-extension.
-"""
+"""The wrapper as a real process, as the payload starts it: `python -I -S`, its C extension and nothing else."""
 
 from __future__ import annotations
 
