@@ -1,4 +1,4 @@
-"""The wrapper as a real process, as the payload starts it: `python -I -S`, its C extension and nothing else."""
+"""The wrapper as a real process, as the payload starts it: `python -I -S`, with its C extension alone."""
 
 from __future__ import annotations
 
