@@ -11,7 +11,7 @@ from cloudtaser.wrapper import jsontext
 from cloudtaser.wrapper.buffers import Buffer, Span
 from cloudtaser.wrapper.config import Config, Endpoint
 from cloudtaser.wrapper.connection import Connection, HandshakeError, Interrupted, Trust, connect
-from cloudtaser.wrapper.errors import UnavailableError
+from cloudtaser.wrapper.errors import NotReadyError, UnavailableError
 from cloudtaser.wrapper.http1 import HttpError, Response, write_request
 from cloudtaser.wrapper.jsontext import JsonError, Node
 from cloudtaser.wrapper.loop import Loop
@@ -97,20 +97,37 @@ class Client:
     ) -> Answer:
         """One request. Raises UnavailableError for what a later attempt may heal."""
         answer = (await self._exchange([(method, path, body)], timeout or self._config.request_timeout))[0]
-        _raise_if_unavailable(answer, self._endpoint)
+        self.judge(answer)
         return answer
 
     async def read(self, paths: list[str]) -> list[Answer]:
         """GET each path; the answers in order. Raises UnavailableError where any of them must be asked
         again.
         """
-        answers: list[Answer] = []
-        for first in range(0, len(paths), _PIPELINED):
-            batch: list[Call] = [(b"GET", path, None) for path in paths[first : first + _PIPELINED]]
-            answers += await self._exchange(batch, self._config.request_timeout)
+        answers = await self.ask([(b"GET", path, None) for path in paths])
         for answer in answers:
-            _raise_if_unavailable(answer, self._endpoint)
+            self.judge(answer)
         return answers
+
+    async def ask(self, calls: list[Call]) -> list[Answer]:
+        """Make each call; the answers in order, whatever they say. Raises UnavailableError where there is
+        none.
+        """
+        answers: list[Answer] = []
+        for first in range(0, len(calls), _PIPELINED):
+            answers += await self._exchange(calls[first : first + _PIPELINED], self._config.request_timeout)
+        return answers
+
+    def judge(self, answer: Answer) -> None:
+        """Raises NotReadyError for an answer that a later attempt may better."""
+        if answer.status in (408, 412, 425, 429) or answer.status >= 500 or 300 <= answer.status < 400:
+            moved = (
+                "the server redirects, which is not followed"
+                if answer.status < 400
+                else "the server is not ready"
+            )
+            what = f"{moved}: {answer.problem()}"
+            raise NotReadyError(what, on=self._endpoint.authority(), retry_after=answer.retry_after)
 
     async def _exchange(self, calls: list[Call], timeout: float) -> list[Answer]:
         """Send the calls on the kept connection; a kept one that proves dead is replaced once."""
@@ -181,14 +198,3 @@ def quote(path: str) -> bytes:
     path, mark, query = path.partition("?")
     quoted = b"".join(bytes((byte,)) if byte in _PLAIN else b"%%%02X" % byte for byte in path.encode())
     return quoted + mark.encode() + query.encode()
-
-
-def _raise_if_unavailable(answer: Answer, endpoint: Endpoint) -> None:
-    if answer.status in (408, 412, 425, 429) or answer.status >= 500 or 300 <= answer.status < 400:
-        moved = (
-            "the server redirects, which is not followed"
-            if answer.status < 400
-            else "the server is not ready"
-        )
-        what = f"{moved}: {answer.problem()}"
-        raise UnavailableError(what, on=endpoint.authority(), retry_after=answer.retry_after)

@@ -4,12 +4,16 @@ Used by `config` at start, and by `kube.annotations` at admission, so that both 
 (spec/wrapper.md "Configuration"). Pure, and imports nothing.
 
     paths   secret/data/app,secret/data/db#3        path#version pins a version
+            pki/issue/web?common_name=app&ttl=24h   with parameters the path is written, and its answer is the
+                                                    secret; %XX in a parameter stands for a byte
     map     password=DB_PASSWORD,user=DB_USER;key?=API_KEY
             groups in the order of the paths; `\\,` `\\;` `\\=` stand for themselves; `?` before `=`: may be
             missing
 """
 
 MAX_PATHS = 100
+_MAX_PARAMETER = 4096
+_HEX = frozenset("0123456789abcdefABCDEF")
 _FIRST = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_")
 _REST = _FIRST | frozenset("0123456789")
 _LOADER_PREFIXES = (
@@ -24,23 +28,33 @@ class EnvMapError(ValueError):
 
 
 class SecretPath:
-    """One path to read, and the version it is pinned to (None: the latest)."""
+    """One path to read, and the version it is pinned to (None: the latest), or the parameters to write it
+    with.
+    """
 
-    __slots__ = ("path", "version")
+    __slots__ = ("parameters", "path", "version")
 
-    def __init__(self, path: str, version: int | None = None) -> None:
+    def __init__(
+        self, path: str, version: int | None = None, parameters: tuple[tuple[str, str], ...] = ()
+    ) -> None:
         self.path = path
         self.version = version
+        self.parameters = parameters
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, SecretPath):
             return NotImplemented
-        return (self.path, self.version) == (other.path, other.version)
+        return self._all() == other._all()
 
     def __hash__(self) -> int:
-        return hash((self.path, self.version))
+        return hash(self._all())
+
+    def _all(self) -> tuple[object, ...]:
+        return self.path, self.version, self.parameters
 
     def __str__(self) -> str:
+        if self.parameters:
+            return f"{self.path}?{'&'.join(f'{name}={value}' for name, value in self.parameters)}"
         return self.path if self.version is None else f"{self.path}#{self.version}"
 
     def __repr__(self) -> str:
@@ -100,6 +114,7 @@ def parse_paths(text: str) -> tuple[SecretPath, ...]:
 
 def _parse_path(text: str) -> SecretPath:
     path, mark, pinned = text.partition("#")
+    path, asked, query = path.partition("?")
     path = path.removeprefix("/").removeprefix("v1/")
     if not path:
         raise EnvMapError("an empty path")
@@ -107,11 +122,43 @@ def _parse_path(text: str) -> SecretPath:
         raise EnvMapError(f"{path!r} has an empty, '.' or '..' segment")
     if any(ord(letter) <= 32 or letter in "%?\\\x7f" for letter in path):
         raise EnvMapError(f"{path!r} holds a blank, '%', '?', a backslash or a control character")
+    if asked and mark:
+        raise EnvMapError(f"{text!r} has parameters and a version, and what is written has none")
+    if asked:
+        return SecretPath(path, None, _parse_parameters(text, query))
     if not mark:
         return SecretPath(path)
     if not (pinned.isascii() and pinned.isdigit()) or len(pinned) > 9 or int(pinned) == 0:
         raise EnvMapError(f"the version behind '#' in {text!r} is no number from 1")
     return SecretPath(path, int(pinned))
+
+
+def _parse_parameters(text: str, query: str) -> tuple[tuple[str, str], ...]:
+    parameters: dict[str, str] = {}
+    for part in query.split("&"):
+        name, mark, value = part.partition("=")
+        if not mark or not is_name(name):
+            raise EnvMapError(f"{part!r} in {text!r} is not name=value")
+        if name in parameters:
+            raise EnvMapError(f"the parameter {name} is in {text!r} twice")
+        parameters[name] = _percent_decoded(value, text)
+    return tuple(parameters.items())
+
+
+def _percent_decoded(value: str, text: str) -> str:
+    first, *rest = value.split("%")
+    decoded = first.encode()
+    for part in rest:
+        if len(part) < 2 or not _HEX.issuperset(part[:2]):
+            raise EnvMapError(f"a '%' in {text!r} is not followed by two hexadecimal digits")
+        decoded += bytes((int(part[:2], 16),)) + part[2:].encode()
+    try:
+        found = decoded.decode()
+    except UnicodeDecodeError:
+        raise EnvMapError(f"a parameter in {text!r} is not UTF-8") from None
+    if any(letter < " " or letter == "\x7f" for letter in found) or len(found) > _MAX_PARAMETER:
+        raise EnvMapError(f"a parameter in {text!r} holds a control character, or is too long")
+    return found
 
 
 def parse_map(text: str, paths: int, *, loader_names: bool = False) -> Groups:

@@ -58,6 +58,10 @@ class UnavailableError(WrapperError):
         self.retry_after = retry_after
 
 
+class NotReadyError(UnavailableError):
+    """OpenBao answers, and says that it cannot do it now: sealed, without a leader, too busy."""
+
+
 class ProtocolError(UnavailableError):
     """The peer sent something that is not what it should be; another connection may do better."""
 

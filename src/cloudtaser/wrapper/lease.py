@@ -5,12 +5,17 @@ Pure; `session` keeps one for its token and one for each secret of a dynamic eng
 
 _RENEW_AT = 2 / 3
 _WORTH_RENEWING = 1 / 3
+_WORTH_KEEPING = 1 / 10
 
 
 class Lease:
-    """A lifetime in seconds from `taken_at`. `identifier` is empty for a token."""
+    """A lifetime in seconds from `taken_at`. `identifier` is empty for a token, and for what expires without
+    a lease.
+    """
 
-    __slots__ = ("_first", "_taken_at", "due", "duration", "identifier", "renewable")
+    __slots__ = (
+        "_first", "_taken_at", "due", "duration", "identifier", "is_gone", "may_look_up", "renewable",
+    )  # fmt: skip
 
     def __init__(self, identifier: str, duration: float, renewable: bool, taken_at: float) -> None:
         self.identifier = identifier
@@ -19,6 +24,8 @@ class Lease:
         self._first = duration
         self._taken_at = taken_at
         self.due: float | None = taken_at + duration * _RENEW_AT if duration > 0 else None
+        self.is_gone = False  # the server does not know it any more
+        self.may_look_up = bool(identifier)
 
     @property
     def expires_at(self) -> float:
@@ -35,6 +42,10 @@ class Lease:
         self.renewable = self.renewable and duration >= self._first * _WORTH_RENEWING
         self.due = now + duration * _RENEW_AT
         return self.renewable
+
+    def is_worth_keeping(self, left: float) -> bool:
+        """Whether `left` seconds are enough to go on trying to renew it before it is replaced."""
+        return left > self.duration * _WORTH_KEEPING
 
     def postpone(self, until: float) -> None:
         """Not now: the next attempt is at `until`."""

@@ -10,6 +10,7 @@ from cloudtaser.wrapper import jsontext
 from cloudtaser.wrapper.buffers import Buffer, Span
 from cloudtaser.wrapper.client import Answer, Client
 from cloudtaser.wrapper.config import Config
+from cloudtaser.wrapper.diagnosis import clock_fix
 from cloudtaser.wrapper.errors import ConfigError, ProtocolError, RefusedError
 from cloudtaser.wrapper.lease import Lease
 
@@ -33,7 +34,9 @@ async def log_in(client: Client, config: Config, now: "Callable[[], float]") -> 
     finally:
         body.wipe()
     if answer.status != 200:
-        raise RefusedError(f"login refused: {answer.problem()}", on=f"{config.mount}, role {config.role}")
+        problem = answer.problem()
+        where = f"{config.mount}, role {config.role}"
+        raise RefusedError(f"login refused: {problem}", on=where, fix=clock_fix(problem))
     node = answer.root.get("auth", "client_token")
     if node is None or node.kind != jsontext.STRING:
         raise ProtocolError("the login answer holds no token")
@@ -47,7 +50,8 @@ async def _given(client: Client, config: Config, now: "Callable[[], float]") -> 
     client.token = config.token
     answer = await client.call(b"GET", "auth/token/lookup-self")
     if answer.status != 200:
-        raise RefusedError(f"the token is refused: {answer.problem()}", on="VAULT_TOKEN")
+        fix = "it is wrong, was revoked or has expired: start with another one"
+        raise RefusedError(f"the token is refused: {answer.problem()}", on="VAULT_TOKEN", fix=fix)
     assert client.token is not None  # `config` made sure of it
     return client.token, _token_lease(answer, "data", "ttl", now())
 

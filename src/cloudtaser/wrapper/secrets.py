@@ -4,8 +4,10 @@
 """
 
 from cloudtaser.wrapper import jsontext
+from cloudtaser.wrapper.backoff import Backoff
+from cloudtaser.wrapper.body import json_object
 from cloudtaser.wrapper.buffers import Buffer, Span
-from cloudtaser.wrapper.client import Answer
+from cloudtaser.wrapper.client import Answer, Call
 from cloudtaser.wrapper.config import Config
 from cloudtaser.wrapper.delivery import Values, check
 from cloudtaser.wrapper.envmap import EnvMapError, SecretPath, assign
@@ -15,12 +17,15 @@ from cloudtaser.wrapper.lease import Lease
 _MAX_IDENTIFIER = 2048
 
 CHANGED, FORBIDDEN, GONE = "changed", "forbidden", "gone"
+FAILING, UNRENEWED = "failing", "unrenewed"  # its engine cannot give it, or renew its lease, now
+_RETRY_FIRST, _RETRY_LIMIT = 1.0, 30.0  # seconds
+_LATE = 1.0  # seconds after a rotation that the server announced, in which it happens
 
 
 class Secret:
     """A path and what was last read from it. `version` is None where the path is no KV version 2 secret."""
 
-    __slots__ = ("_created", "fields", "lease", "path", "trouble", "version", "watches_data")
+    __slots__ = ("_created", "backoff", "fields", "lease", "path", "trouble", "version", "watches_data")
 
     def __init__(self, path: SecretPath) -> None:
         self.path = path
@@ -30,25 +35,32 @@ class Secret:
         self.lease: Lease | None = None
         self.trouble = ""
         self.watches_data = False
+        self.backoff = Backoff(_RETRY_FIRST, _RETRY_LIMIT)
 
     @property
     def is_versioned(self) -> bool:
         """Whether a newer version may come."""
         return self.version is not None and self.path.version is None
 
-    def read_path(self) -> str:
-        """What to GET for the values."""
-        return (
-            self.path.path if self.path.version is None else f"{self.path.path}?version={self.path.version}"
-        )
+    @property
+    def has_lease(self) -> bool:
+        """Whether the server keeps a lease of it, which ends with the token."""
+        return self.lease is not None and bool(self.lease.identifier)
+
+    def read_call(self) -> Call:
+        """What to ask for the values."""
+        if self.path.parameters:
+            return b"POST", self.path.path, json_object(self.path.parameters)
+        version = "" if self.path.version is None else f"?version={self.path.version}"
+        return b"GET", self.path.path + version, None
 
     def watch_path(self) -> str:
         """What to GET to learn of a newer version: the metadata, or the secret where that is forbidden."""
         return self.path.path if self.watches_data else self.path.path.replace("/data/", "/metadata/", 1)
 
-    def take(self, answer: Answer, now: float) -> str:
-        """Keep what a read answered; "" or what is wrong. Raises ProtocolError for an answer that is no
-        secret.
+    def take(self, answer: Answer, now: float, wall: float = 0.0) -> str:
+        """Keep what a read answered; "" or what is wrong. `wall`: seconds since 1970, by which certificates
+        expire; 0 where that is not known. Raises ProtocolError for an answer that is no secret.
         """
         if answer.status != 200:
             return FORBIDDEN if answer.status in (401, 403) else GONE
@@ -66,6 +78,8 @@ class Secret:
             raise ConfigError(f"{self.path} is pinned, but has no versions", on="CLOUDTASER_SECRET_PATHS")
         self.fields = {name: jsontext.decode(answer.buffer, node) for name, node in data.members.items()}
         self.lease = _lease(answer, now)
+        if self.lease is None and self.version is None:
+            self.lease = _expiry(answer, data, now, wall)
         return ""
 
     def look(self, answer: Answer) -> str:
@@ -110,16 +124,38 @@ def _lease(answer: Answer, now: float) -> Lease | None:
     return Lease(identifier, float(duration), renewable is not None and renewable.kind == jsontext.TRUE, now)
 
 
+def _expiry(answer: Answer, data: jsontext.Node, now: float, wall: float) -> Lease | None:
+    """What expires without a lease: a certificate of the PKI engine is made anew at two thirds of its life, a
+    static role's password is read anew when the server has changed it. KV version 1 gives durations too, but
+    only as advice, and its fields may have any name.
+    """
+    if jsontext.integer(answer.buffer, answer.root.get("lease_duration")):
+        return None
+    if "serial_number" in data.members and "certificate" in data.members:
+        until = jsontext.integer(answer.buffer, data.get("expiration"))
+        since = jsontext.integer(answer.buffer, data.get("not_before"))
+        left = until - wall
+        if until and since:
+            left = min(left, until - since) if left > 0 else (until - since) / 2  # the clocks differ
+        return Lease("", float(left), False, now) if until and left > 0 else None
+    if "last_vault_rotation" in data.members:
+        left = jsontext.integer(answer.buffer, data.get("ttl"))
+        lease = Lease("", float(max(left, _LATE)), False, now)
+        lease.postpone(now + left + _LATE)
+        return lease
+    return None
+
+
 def lease_renewal(lease: Lease) -> Buffer:
-    """The body of a lease's renewal. Raises ProtocolError for an identifier that no server of ours makes."""
+    """The body of a lease's renewal, or of a question about it. Raises ProtocolError for an identifier that
+    no server of ours makes.
+    """
     identifier = lease.identifier
     if not identifier.isascii() or not identifier.isprintable() or '"' in identifier or "\\" in identifier:
         raise ProtocolError("a lease identifier with odd characters")
     if len(identifier) > _MAX_IDENTIFIER:
         raise ProtocolError(f"a lease identifier of more than {_MAX_IDENTIFIER} bytes")
-    body = Buffer(256, 4096)
-    body.append(b'{"lease_id":"' + identifier.encode() + b'"}')
-    return body
+    return json_object([("lease_id", identifier)])
 
 
 def compose(config: Config, secrets: list[Secret]) -> tuple[Values, list[str]]:

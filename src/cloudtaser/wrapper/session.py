@@ -1,32 +1,48 @@
 """The session: a token, the secrets it can read, and what keeps both fresh.
 
 `fetching` runs it: `start` until everything is there, then `watch` for as long as the application lives.
-All decisions about one secret are in `secrets`, all timing in `lease` and `backoff`.
+All decisions about one secret are in `secrets`, about its lease in `upkeep`, all timing in `lease` and
+`backoff`; `diagnosis` finds words for what is refused or missing.
 """
 
-from cloudtaser.wrapper import jsontext, login
+import time
+
+from cloudtaser.wrapper import diagnosis, jsontext, login, upkeep
 from cloudtaser.wrapper.backoff import Backoff, about
-from cloudtaser.wrapper.client import Answer, Client
+from cloudtaser.wrapper.client import Answer, Call, Client
 from cloudtaser.wrapper.config import Config
 from cloudtaser.wrapper.delivery import Values
-from cloudtaser.wrapper.errors import ConfigError, RefusedError, UnavailableError, WrapperError, fault
+from cloudtaser.wrapper.errors import (
+    ConfigError,
+    NotReadyError,
+    RefusedError,
+    UnavailableError,
+    WrapperError,
+    fault,
+)
 from cloudtaser.wrapper.lease import Lease
 from cloudtaser.wrapper.log import Log
 from cloudtaser.wrapper.loop import Loop
-from cloudtaser.wrapper.secrets import CHANGED, FORBIDDEN, GONE, Secret, compose, lease_renewal
+from cloudtaser.wrapper.secrets import CHANGED, FAILING, FORBIDDEN, GONE, UNRENEWED, Secret, compose
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _REMIND_EVERY = 30.0
-_REFUSED_PAUSE = 30.0
+_REFUSED_FIRST, _REFUSED_LIMIT = 1.0, 60.0  # seconds between attempts after a refusal
 _MAX_DEBOUNCES = 5
 _REVOKE_TIMEOUT = 1.0
 _KEPT_OPEN = 60.0
 _LAST_ATTEMPT = 1.0
 _POD_CA_PATH = "cloudtaser/pod-ca"
 _POD_CA_INTERVAL = 180.0
+_KEEPS = {
+    FORBIDDEN: "a secret is forbidden, the application keeps the value it has",
+    GONE: "a secret is gone, the application keeps the value it has",
+    FAILING: "a secret cannot be made anew now, the application keeps the value it has",
+    UNRENEWED: "a lease cannot be renewed now, the application keeps the value it has",
+}
 
 
 class Session:
@@ -34,7 +50,8 @@ class Session:
 
     __slots__ = (
         "_away", "_backoff", "_client", "_complaint", "_config", "_delivered", "_is_pinned", "_log", "_loop",
-        "_next_look", "_next_pod_ca", "_not_before", "_pod_ca_complaint", "_secrets", "_stale", "_token",
+        "_next_look", "_next_pod_ca", "_not_before", "_pod_ca_complaint", "_refusals", "_secrets", "_stale",
+        "_token",
     )  # fmt: skip
 
     def __init__(self, loop: Loop, config: Config, client: Client, log: Log) -> None:
@@ -43,6 +60,7 @@ class Session:
         self._client = client
         self._log = log
         self._backoff = Backoff()
+        self._refusals = Backoff(_REFUSED_FIRST, _REFUSED_LIMIT)
         self._token: Lease | None = None
         self._secrets: list[Secret] = []
         self._stale: set[Secret] = set()
@@ -92,20 +110,22 @@ class Session:
         if is_fresh:
             await self._log_in()
         paths = self._config.paths
-        answers = await self._client.read([Secret(path).read_path() for path in paths])
-        secrets: list[Secret] = []
-        for path, answer in zip(paths, answers, strict=True):
-            secret = Secret(path)
-            trouble = secret.take(answer, self._loop.now())
+        secrets = [Secret(path) for path in paths]
+        answers = await self._client.ask([secret.read_call() for secret in secrets])
+        for answer in answers:
+            self._client.judge(answer)
+        for secret, path, answer in zip(secrets, paths, answers, strict=True):
+            trouble = secret.take(answer, self._loop.now(), time.time())
             if trouble == FORBIDDEN and not is_fresh:
                 self._token = None
                 raise UnavailableError("the token of an earlier attempt is refused", on=str(path))
             if trouble == FORBIDDEN:
-                raise RefusedError(f"reading is refused: {answer.problem()}", on=str(path))
+                found = await diagnosis.refused(self._client, path, answer)
+                raise RefusedError(f"reading is refused: {found.what}", on=str(path), fix=found.fix)
             if trouble == GONE:
-                problem = answer.message() or "nothing is there"
-                raise ConfigError(f"cannot read {path}: {problem}", on="CLOUDTASER_SECRET_PATHS")
-            secrets.append(secret)
+                found = await diagnosis.missing(self._client, path, answer)
+                what = f"cannot read {path}: {found.what}"
+                raise ConfigError(what, on="CLOUDTASER_SECRET_PATHS", fix=found.fix)
         values, warnings = compose(self._config, secrets)
         for warning in warnings:
             self._log.warning(warning)
@@ -125,19 +145,22 @@ class Session:
                 await self._round(deliver)
             except UnavailableError as error:
                 if not self._away:
-                    self._log.warning(
-                        "OpenBao unreachable, the application runs on", reason=error.diagnostic()
-                    )
+                    state = "answers, but is not ready" if isinstance(error, NotReadyError) else "unreachable"
+                    self._log.warning(f"OpenBao {state}, the application runs on", reason=error.diagnostic())
                 self._away = True
                 self._not_before = self._loop.now() + max(self._backoff.next(), error.retry_after)
             except WrapperError as error:
                 self._complain(error.diagnostic())
-                self._not_before = self._loop.now() + about(_REFUSED_PAUSE)
+                self._not_before = self._loop.now() + self._refusals.next()
             except Exception as error:  # noqa: BLE001  # a fault of ours must not end the application
                 self._client.close()
                 self._complain(fault(error))
-                self._not_before = self._loop.now() + about(_REFUSED_PAUSE)
+                self._not_before = self._loop.now() + self._refusals.next()
             else:
+                if self._complaint:
+                    self._log.info("secrets are kept fresh again")
+                self._complaint = ""
+                self._refusals.reset()
                 if self._away:
                     self._log.info("OpenBao reachable again")
                 self._away = False
@@ -170,7 +193,9 @@ class Session:
 
     @property
     def _is_watching(self) -> bool:
-        return self._config.rotation != "none" and any(secret.is_versioned for secret in self._secrets)
+        if self._config.rotation == "none":
+            return False
+        return any(secret.is_versioned or _is_looked_up(secret) for secret in self._secrets)
 
     async def _round(self, deliver: "Callable[[Values], None]") -> None:
         """Whatever is due now."""
@@ -198,7 +223,7 @@ class Session:
         """A new token; the secrets whose leases go with the old one are to be read again."""
         await self._log_in()
         self._log.info("logged in anew")
-        self._stale |= {secret for secret in self._secrets if secret.lease is not None}
+        self._stale |= {secret for secret in self._secrets if secret.has_lease}
 
     async def _keep_token(self, lease: Lease) -> None:
         if lease.renewable:
@@ -213,13 +238,12 @@ class Session:
             await self._log_in_anew()
 
     async def _keep_lease(self, secret: Secret, lease: Lease) -> None:
-        if lease.renewable:
-            answer = await self._client.call(b"POST", "sys/leases/renew", lease_renewal(lease))
-            if answer.status == 200:
-                lease.renewed(secret.renewed_duration(answer), self._loop.now())
-                return
-            if answer.status == 403 and await self._token_is_lost():
-                await self._log_in_anew()
+        verdict, answer = await upkeep.renew(self._client, self._loop, secret, lease)
+        if verdict in (upkeep.KEPT, upkeep.LATER):
+            await self._note(secret, UNRENEWED if verdict == upkeep.LATER else "", answer)
+            return
+        if verdict == upkeep.REFUSED and await self._token_is_lost():
+            await self._log_in_anew()
         if self._config.rotation == "none":
             lease.give_up()
             self._log.warning(
@@ -242,19 +266,35 @@ class Session:
         self._stale |= changed
 
     async def _look(self) -> set[Secret]:
-        """The secrets that have another version than the one that was read."""
-        watched = [secret for secret in self._secrets if secret.is_versioned]
-        answers = await self._client.read([secret.watch_path() for secret in watched])
+        """The secrets that have another version than the one that was read, or whose lease was revoked."""
+        watched = [secret for secret in self._secrets if secret.is_versioned or _is_looked_up(secret)]
+        answers = await self._ask_about(watched)
         if any(answer.status == 403 for answer in answers) and await self._token_is_lost():
             await self._log_in_anew()
-            answers = await self._client.read([secret.watch_path() for secret in watched])
+            answers = await self._ask_about(watched)
         changed: set[Secret] = set()
         for secret, answer in zip(watched, answers, strict=True):
+            if secret.lease is not None:
+                if upkeep.is_gone(secret.lease, answer):
+                    changed.add(secret)
+                    if secret not in self._stale:  # else it went with the token
+                        self._log.warning("a lease was revoked: it is replaced", path=str(secret.path))
+                continue
             found = secret.look(answer)
             if found == CHANGED:
                 changed.add(secret)
-            self._note(secret, found, answer)
+            await self._note(secret, found, answer)
         return changed
+
+    async def _ask_about(self, watched: list[Secret]) -> list[Answer]:
+        calls: list[Call] = []
+        for secret in watched:
+            lease = secret.lease
+            calls.append(upkeep.look_up(lease) if lease else (b"GET", secret.watch_path(), None))
+        answers = await self._client.ask(calls)
+        for answer in answers:
+            self._client.judge(answer)
+        return answers
 
     async def _look_at_pod_ca(self) -> None:
         """The bridge may hand over the next pod CA: pin it, and show that it holds. Whatever comes of it,
@@ -275,48 +315,51 @@ class Session:
         self._pod_ca_complaint = trouble
 
     async def _token_is_lost(self) -> bool:
-        """Whether the token itself is the reason for a refusal; only where a new one can be had."""
-        if self._config.method == "token":
-            return False
+        """Whether the token itself is the reason for a refusal."""
         return (await self._client.call(b"GET", "auth/token/lookup-self")).status == 403
 
     async def _refresh(self, deliver: "Callable[[Values], None]") -> None:
         """Read what is stale anew and, if what the application would get differs, deliver it."""
         order = [secret for secret in self._secrets if secret in self._stale]
-        answers = await self._client.read([secret.read_path() for secret in order])
+        answers = await self._client.ask([secret.read_call() for secret in order])
+        for secret, answer in zip(order, answers, strict=True):
+            if not _is_the_engines(secret, answer):
+                self._client.judge(answer)
         self._stale = set()
         fresh: dict[Secret, Secret] = {}
         for secret, answer in zip(order, answers, strict=True):
             successor = Secret(secret.path)
-            trouble = successor.take(answer, self._loop.now())
-            if trouble:
-                self._note(secret, trouble, answer)
-                if secret.lease is not None:
-                    secret.lease.postpone(self._loop.now() + about(_REFUSED_PAUSE))
-            else:
-                self._note(secret, "", answer)
+            failing = _is_the_engines(secret, answer)
+            trouble = FAILING if failing else successor.take(answer, self._loop.now(), time.time())
+            await self._note(secret, trouble, answer)
+            if not trouble:
                 successor.watches_data = secret.watches_data
                 fresh[secret] = successor
+            elif secret.lease is not None:
+                secret.lease.postpone(self._loop.now() + secret.backoff.next())
         secrets = [fresh.get(secret, secret) for secret in self._secrets]
         values, warnings = compose(self._config, secrets)
         for warning in warnings:
             self._log.debug(warning)
         self._secrets = secrets
-        self._complaint = ""
         if values != self._delivered:
             self._delivered = values
             self._log.debug("secrets changed", paths=[str(secret.path) for secret in fresh])
             deliver(values)
 
-    def _note(self, secret: Secret, trouble: str, answer: Answer) -> None:
+    async def _note(self, secret: Secret, trouble: str, answer: Answer | None) -> None:
         """Say it once when a secret becomes unreadable, and once when it is back."""
         trouble = "" if trouble == CHANGED else trouble
         if trouble == secret.trouble:
             return
         secret.trouble = trouble
-        if trouble:
-            what = f"a secret is {trouble}, the application keeps the value it has"
-            self._log.warning(what, path=str(secret.path), reason=answer.problem())
+        if trouble and answer is not None:
+            reason = answer.problem()
+            if trouble == FORBIDDEN:
+                reason = str(await diagnosis.refused(self._client, secret.path, answer))
+            elif trouble == GONE:
+                reason = str(await diagnosis.missing(self._client, secret.path, answer))
+            self._log.warning(_KEEPS[trouble], path=str(secret.path), reason=reason)
         else:
             self._log.info("a secret is readable again", path=str(secret.path))
 
@@ -324,6 +367,17 @@ class Session:
         if what != self._complaint:
             self._log.warning("the application keeps the values it has", reason=what)
         self._complaint = what
+
+
+def _is_looked_up(secret: Secret) -> bool:
+    """Whether it is asked now and then if somebody revoked the lease."""
+    lease = secret.lease
+    return lease is not None and lease.may_look_up and not lease.is_gone
+
+
+def _is_the_engines(secret: Secret, answer: Answer) -> bool:
+    """Whether a failure is that of the secret's own engine, whose database may be away, and not OpenBao's."""
+    return answer.status == 500 and not secret.is_versioned
 
 
 def _is_due(lease: Lease, now: float) -> bool:

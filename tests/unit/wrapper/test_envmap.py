@@ -39,7 +39,15 @@ def test_paths_are_a_comma_separated_list_with_pins() -> None:
         "a/./b",
         "a b",
         "a%2f",
-        "a?x=1",
+        "a?",
+        "a?x",
+        "a?=1",
+        "a?x-y=1",
+        "a?x=1&x=2",
+        "a?x=%",
+        "a?x=%0a",
+        "a?x=%ff",
+        "a?x=1#2",
         "a#",
         "a#0",
         "a#x",
@@ -199,3 +207,10 @@ def test_any_text_as_paths_is_read_or_refused(text: str) -> None:
         return
     assert len(set(paths)) == len(paths)
     assert not any(segment in ("", ".", "..") for path in paths for segment in path.path.split("/"))
+
+
+def test_a_path_with_parameters_is_written() -> None:
+    (path,) = parse_paths("pki/issue/web?common_name=app.shop&alt_names=a%2Cb&ttl=24h")
+    assert path.path == "pki/issue/web"
+    assert path.parameters == (("common_name", "app.shop"), ("alt_names", "a,b"), ("ttl", "24h"))
+    assert str(path) == "pki/issue/web?common_name=app.shop&alt_names=a,b&ttl=24h"

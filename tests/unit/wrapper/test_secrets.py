@@ -74,7 +74,7 @@ def test_where_the_metadata_are_forbidden_the_secret_itself_is_looked_at(secret:
 
 def test_a_pinned_secret_is_not_watched() -> None:
     pinned = Secret(SecretPath("secret/data/app", 2))
-    assert pinned.read_path() == "secret/data/app?version=2"
+    assert pinned.read_call() == (b"GET", "secret/data/app?version=2", None)
     assert pinned.take(kv2(2, a="b"), 0) == ""
     assert not pinned.is_versioned
     with pytest.raises(ConfigError):
