@@ -9,6 +9,8 @@ same time: there is no signalfd among the C modules.
 import _signal
 import posix
 
+from cloudtaser.wrapper import extension
+
 # Faults of the wrapper itself, which must stay fatal; what cannot be caught; what means the terminal or our
 # own pipes.
 _NOT_PASSED_ON = frozenset(
@@ -56,11 +58,17 @@ class Signals:
         return self._reading
 
     def take(self) -> bytes:
-        """The numbers of the signals that came since the last call, in order; SIGCHLD among them."""
+        """The numbers of the signals that came since the last call, in order; SIGCHLD among them.
+
+        What the kernel saved of the registers when they came goes: a secret may have been in them.
+        """
         try:
-            return posix.read(self._reading, _READ_SIZE)
+            numbers = posix.read(self._reading, _READ_SIZE)
         except BlockingIOError:
             return b""
+        if extension.PRESENT:
+            extension.native.wipe_signal_stack()
+        return numbers
 
     def block(self) -> None:
         """Hold all signals back, so that a fork's child cannot take one into our pipe."""

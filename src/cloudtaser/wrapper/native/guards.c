@@ -114,6 +114,17 @@ wipe_everything(PyObject *module, PyObject *unused)
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(wipe_stack_doc,
+             "wipe_signal_stack(): zeros where the kernel put the registers of whoever a signal interrupted, which\n"
+             "may have held a piece of a secret (Python's handlers run there too, SA_ONSTACK). From the main thread.");
+
+static PyObject *
+wipe_signal_stack(PyObject *module, PyObject *unused)
+{
+    cloudtaser_wipe(fault_stack, sizeof fault_stack);
+    Py_RETURN_NONE;
+}
+
 PyDoc_STRVAR(close_doc,
              "close_process(): no core dump and no other user's ptrace (PR_SET_DUMPABLE 0), which an execve undoes;\n"
              "a fault of this process wipes everything first.");
@@ -137,6 +148,7 @@ close_process(PyObject *module, PyObject *unused)
 static PyMethodDef methods[] = {
     {"check", check, METH_NOARGS, check_doc},
     {"wipe_everything", wipe_everything, METH_NOARGS, wipe_doc},
+    {"wipe_signal_stack", wipe_signal_stack, METH_NOARGS, wipe_stack_doc},
     {"close_process", close_process, METH_NOARGS, close_doc},
     {NULL, NULL, 0, NULL},
 };

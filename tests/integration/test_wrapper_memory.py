@@ -1,0 +1,312 @@
+"""No copy left behind: the wrapper's whole memory is searched from outside for what it handed over.
+
+A real OpenBao, behind a TLS server that notes the tokens it gives out. The application is a program that
+never looks at its environment, so that what its memory holds is what delivery put there.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.test_wrapper_openbao import QUICK, Vault, vault  # noqa: F401  # a fixture
+from tests.memory_scan import memory_of, random_text, scan, secret_mappings
+from tests.tls_tap import Tap
+from tests.unit.wrapper.launch import (
+    IN_ITS_PLACE,
+    PATIENCE,
+    PREFIX_WITHOUT_EXTENSION,
+    START,
+    Wrapped,
+    wait_for_state,
+)
+
+APPLICATION = ("sleep", "1000")
+JSON_ESCAPES = '"\\/\b\f\n\r\t\x01\x1f\x7fé€😀\u2028<>&'
+SECRET_DATA = "secret/data/scanned"
+
+
+@pytest.fixture
+def tap(vault: Vault, tmp_path: Path) -> Iterator[Tap]:  # noqa: F811  # the fixture
+    with Tap(tmp_path, vault.server.port) as tap:
+        yield tap
+
+
+class Scanned:
+    """What is looked for: values by name, the JWT, and every token that the tap saw."""
+
+    def __init__(self, vault: Vault, tap: Tap) -> None:  # noqa: F811  # the fixture
+        self.vault = vault
+        self.tap = tap
+        self.values: dict[str, str] = {}
+        self._puts = 0
+
+    def settings(self, paths: str = SECRET_DATA, env_map: str = "", **more: str) -> dict[str, str]:
+        settings = self.vault.settings(paths, env_map, **QUICK, **more)
+        return settings | {"VAULT_ADDR": self.tap.address, "VAULT_CACERT": self.tap.ca_file}
+
+    def put(self, path: str = SECRET_DATA, **values: str) -> None:
+        self.vault.put(path, **values)
+        self._puts += 1
+        self.values |= {f"{name} {self._puts}": value for name, value in values.items()}
+
+    def secrets(self) -> dict[str, str]:
+        jwt = (self.vault.directory / "token").read_text().strip()
+        _, payload, signature = jwt.split(".")
+        tokens = {f"token {number}": token for number, token in enumerate(self.tap.tokens())}
+        return self.values | tokens | {"JWT payload": payload, "JWT signature": signature}
+
+    def assert_clean(self, wrapped: Wrapped) -> None:
+        wait_for_state(wrapped.process.pid, "S")  # in its poll, with everything done
+        traces = scan(wrapped.process.pid, self.secrets())
+        assert not traces, "\n".join(map(str, traces[:20]))
+
+    def copies_in(self, pid: int, name: str) -> int:
+        """How often the first bytes of a value are in a process's memory."""
+        needle = self.values[name].encode()[:32]
+        return sum(content.count(needle) for _, _, content in memory_of(pid))
+
+
+@pytest.fixture
+def scanned(vault: Vault, tap: Tap) -> Scanned:  # noqa: F811  # the fixture
+    return Scanned(vault, tap)
+
+
+def application_of(wrapped: Wrapped, *, other_than: int = 0) -> int:
+    """The application's process, once it is executed."""
+
+    def find() -> int:
+        children = Path(f"/proc/{wrapped.process.pid}/task/{wrapped.process.pid}/children").read_text()
+        for pid in map(int, children.split()):
+            if pid != other_than and _name(pid) == APPLICATION[0]:
+                return pid
+        return 0
+
+    return until(find, "the application")
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def until(find: Callable[[], int], what: str) -> int:
+    deadline = time.monotonic() + PATIENCE
+    while not (found := find()):
+        assert time.monotonic() < deadline, f"no {what}"
+        time.sleep(0.01)
+    return found
+
+
+# -- the search itself
+
+
+def test_the_search_finds_what_is_there(scanned: Scanned) -> None:
+    scanned.put(value=random_text(40))
+    with Wrapped(*APPLICATION, settings=scanned.settings(), prefix=PREFIX_WITHOUT_EXTENSION) as wrapped:
+        application_of(wrapped)
+        found = {trace.secret for trace in scan(wrapped.process.pid, scanned.secrets())}
+        assert {"value 1", "token 0"} <= found
+
+
+def test_openssls_own_buffer_would_keep_a_copy(scanned: Scanned) -> None:
+    scanned.put(value=random_text(12_000))
+    code = f"from cloudtaser.wrapper import connection; connection._OP_CLEANSE_PLAINTEXT = 0; {START}"
+    careless = [sys.executable, "-I", "-S", "-c", IN_ITS_PLACE + code]
+    with Wrapped(*APPLICATION, settings=scanned.settings(), prefix=careless) as wrapped:
+        application_of(wrapped)
+        assert scan(wrapped.process.pid, scanned.secrets())
+
+
+# -- after the start
+
+
+def test_after_the_start_no_copy_is_left_and_the_application_has_one(scanned: Scanned) -> None:
+    scanned.put(value=random_text(40), escapes=random_text(30) + JSON_ESCAPES + random_text(30))
+    scanned.put(value=random_text(40), escapes=JSON_ESCAPES * 200 + random_text(30))
+    with Wrapped(*APPLICATION, settings=scanned.settings()) as wrapped:
+        application = application_of(wrapped)
+        scanned.assert_clean(wrapped)
+        environment = Path(f"/proc/{application}/environ").read_bytes()
+        assert (JSON_ESCAPES * 200).encode() in environment
+        assert scanned.copies_in(application, "value 2") == 1
+        assert environment.count(b"VALUE=" + scanned.values["value 2"].encode()) == 1
+
+
+def test_values_of_64_kib_leave_no_copy(scanned: Scanned) -> None:
+    scanned.put(
+        large=random_text(65_536), escaped=random_text(20_000) + JSON_ESCAPES * 1000 + random_text(500)
+    )
+    with Wrapped(*APPLICATION, settings=scanned.settings()) as wrapped:
+        application = application_of(wrapped)
+        scanned.assert_clean(wrapped)
+        assert scanned.copies_in(application, "large 1") == 1
+
+
+def test_two_hundred_secrets_leave_no_copy(scanned: Scanned) -> None:
+    common = random_text(32)
+    paths = [f"{SECRET_DATA}-{number}" for number in range(100)]
+    for number, path in enumerate(paths):
+        scanned.vault.put(path, **{f"a{number}": f"{common} {number}", f"b{number}": f"{number}/{common}"})
+    scanned.values = {"all": common}
+    with Wrapped(*APPLICATION, settings=scanned.settings(",".join(paths))) as wrapped:
+        application = application_of(wrapped)
+        scanned.assert_clean(wrapped)
+        assert scanned.copies_in(application, "all") == 200
+
+
+def test_a_given_token_is_taken_out_of_the_wrappers_environment(scanned: Scanned) -> None:
+    scanned.put(value=random_text(40))
+    answer = scanned.vault.api("POST", "auth/token/create", {"policies": ["pod"], "ttl": "1h"})
+    token = answer["auth"]["client_token"]
+    scanned.values["given"] = token
+    settings = scanned.settings(VAULT_AUTH_METHOD="token", VAULT_TOKEN=f" {token} ")
+    with Wrapped(*APPLICATION, settings=settings) as wrapped:
+        application_of(wrapped)
+        scanned.assert_clean(wrapped)
+        environment = Path(f"/proc/{wrapped.process.pid}/environ").read_bytes()
+        assert b"VAULT_TOKEN=" in environment
+        assert token.encode() not in environment
+
+
+# -- while it runs
+
+
+def test_renewals_leave_no_copy(scanned: Scanned) -> None:
+    scanned.vault.role("brief", token_ttl="2s", token_max_ttl="1h")
+    scanned.put(value=random_text(40))
+    with Wrapped(*APPLICATION, settings=scanned.settings(VAULT_AUTH_ROLE="brief")) as wrapped:
+        application_of(wrapped)
+        scanned.tap.wait_for(b"POST /v1/auth/token/renew-self", count=2)
+        scanned.assert_clean(wrapped)
+
+
+def test_a_rotation_leaves_no_copy_of_either_value(scanned: Scanned) -> None:
+    scanned.put(value=random_text(40))
+    with Wrapped(*APPLICATION, settings=scanned.settings()) as wrapped:
+        first = application_of(wrapped)
+        scanned.put(value=random_text(40))
+        second = application_of(wrapped, other_than=first)
+        scanned.assert_clean(wrapped)
+        assert scanned.copies_in(second, "value 1") == 0
+        assert scanned.copies_in(second, "value 2") == 1
+
+
+def test_a_new_login_leaves_no_copy_of_either_token(scanned: Scanned) -> None:
+    scanned.put(value=random_text(40))
+    with Wrapped(*APPLICATION, settings=scanned.settings()) as wrapped:
+        application_of(wrapped)
+        scanned.vault.revoke_all()
+        wrapped.event("logged in anew")
+        scanned.assert_clean(wrapped)
+        assert len(scanned.tap.tokens()) == 2
+
+
+def test_a_crash_after_a_rotation_leaves_no_copy(scanned: Scanned) -> None:
+    scanned.put(value=random_text(40), mode="run")
+    script = '[ "$MODE" = run ] || exit 3; exec sleep 1000'
+    with Wrapped("sh", "-c", script, settings=scanned.settings()) as wrapped:
+        first = application_of(wrapped)
+        del scanned.values["mode 1"]
+        scanned.put(value=random_text(40), mode="fail")
+        del scanned.values["mode 2"]
+        wrapped.event("back to the values before")
+        application_of(wrapped, other_than=first)
+        scanned.assert_clean(wrapped)
+
+
+# -- when something fails
+
+
+def test_a_connection_cut_in_the_middle_of_an_answer_leaves_no_copy(scanned: Scanned) -> None:
+    scanned.put(value=random_text(20_000))
+    scanned.tap.cut_behind(scanned.values["value 1"][5000:5024].encode())
+    with Wrapped(*APPLICATION, settings=scanned.settings(CLOUDTASER_LOG_LEVEL="debug")) as wrapped:
+        wrapped.event("unreachable")
+        scanned.tap.wait_for_cuts(1)
+        scanned.assert_clean(wrapped)
+        scanned.tap.cut_behind(None)
+        application_of(wrapped)
+        scanned.assert_clean(wrapped)
+
+
+def test_a_refused_read_and_a_broken_handshake_leave_no_copy(scanned: Scanned) -> None:
+    scanned.put(value=random_text(40))
+    settings = scanned.settings(f"{SECRET_DATA},secret/data/other", CLOUDTASER_LOG_LEVEL="debug")
+    scanned.vault.put("secret/data/other", other="x")
+    with Wrapped(*APPLICATION, settings=settings) as wrapped:
+        application_of(wrapped)
+        scanned.vault.api("DELETE", "secret/data/other")
+        wrapped.event("a secret is gone")
+        scanned.assert_clean(wrapped)
+        scanned.tap.refuses_tls = True
+        scanned.tap.drop()
+        wrapped.event("the application runs on")
+        scanned.assert_clean(wrapped)
+
+
+def test_an_answer_that_is_no_json_leaves_no_copy(scanned: Scanned, vault: Vault) -> None:  # noqa: F811
+    """A NUL in a value that the map names stops the wrapper; one that is exported whole does not."""
+    scanned.put(value=random_text(40), odd=random_text(40) + "\0")
+    with Wrapped(*APPLICATION, settings=scanned.settings()) as wrapped:
+        wrapped.event("holds a NUL byte")
+        application_of(wrapped)
+        scanned.assert_clean(wrapped)
+
+
+# -- the process
+
+
+def test_secret_memory_is_locked_and_in_no_core_dump(scanned: Scanned) -> None:
+    scanned.put(value=random_text(40))
+    with Wrapped(*APPLICATION, settings=scanned.settings()) as wrapped:
+        application_of(wrapped)
+        mappings = secret_mappings(wrapped.process.pid)
+        assert mappings
+        assert all({"lo", "dd"} <= flags for flags in mappings)
+
+
+def test_a_fault_of_the_wrapper_dumps_no_core(scanned: Scanned, tmp_path: Path) -> None:
+    scanned.put(value=random_text(40))
+    with Wrapped(*APPLICATION, settings=scanned.settings()) as wrapped:
+        application = application_of(wrapped)
+        pid = wrapped.process.pid
+        resource.prlimit(pid, resource.RLIMIT_CORE, resource.prlimit(pid, resource.RLIMIT_CORE)[1:] * 2)
+        os.kill(pid, signal.SIGSEGV)
+        _, status = os.waitpid(pid, 0)
+        wrapped.process.returncode = os.waitstatus_to_exitcode(status)
+        os.kill(application, signal.SIGKILL)
+        assert os.WTERMSIG(status) == signal.SIGSEGV
+        assert not os.WCOREDUMP(status)
+
+
+def test_the_application_can_be_dumped_as_without_the_wrapper(scanned: Scanned) -> None:
+    scanned.put(value=random_text(40))
+    code = "import ctypes; print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), flush=True); input()"
+    with Wrapped(sys.executable, "-I", "-S", "-c", code, settings=scanned.settings()) as wrapped:
+        assert wrapped.line() == "1"
+
+
+def test_after_a_kill_nothing_is_on_a_disk(scanned: Scanned, tmp_path: Path) -> None:
+    scanned.put(value=random_text(40))
+    home = tmp_path / "home"
+    home.mkdir()
+    settings = scanned.settings() | {"HOME": str(home), "TMPDIR": str(home)}
+    with Wrapped(*APPLICATION, settings=settings) as wrapped:
+        application = application_of(wrapped)
+        counters = Path(f"/proc/{wrapped.process.pid}/io").read_text().split()
+        assert counters[counters.index("write_bytes:") + 1] == "0"
+        wrapped.process.kill()
+        wrapped.wait()
+        assert not list(home.iterdir())
+        os.kill(application, signal.SIGKILL)
+        wait_for_state(application, "Z" if Path(f"/proc/{application}").exists() else "")
