@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -254,6 +255,35 @@ is_another_empty_slab(const struct chunk *than)
     return 0;
 }
 
+/* Zeros into a part of a block. Pages of memfd_secret that were never touched are zeros already, and dear to touch: each
+ * takes a page out of the kernel's map on all processors. They cannot be swapped out, so mincore(2) knows them. */
+static void
+wipe_part(const struct memory *block, size_t start, size_t end)
+{
+    unsigned char resident[64];
+    size_t page = cloudtaser_page();
+    unsigned char *at = block->at + start, *last = block->at + end;
+
+    if (block->chunk->kind != KIND_SECRET) {
+        cloudtaser_wipe(at, end - start);
+        return;
+    }
+    while (at < last) {
+        unsigned char *first = (unsigned char *)((uintptr_t)at / page * page);
+        size_t pages = rounded((size_t)(last - first), page) / page;
+        pages = pages > sizeof resident ? sizeof resident : pages;
+        if (mincore(first, pages * page, resident) < 0)
+            memset(resident, 1, sizeof resident);
+        for (size_t index = 0; index < pages && at < last; index++) {
+            unsigned char *next = first + (index + 1) * page;
+            next = next > last ? last : next;
+            if (resident[index] & 1)
+                cloudtaser_wipe(at, (size_t)(next - at));
+            at = next;
+        }
+    }
+}
+
 static void
 memory_dealloc(struct memory *block)
 {
@@ -261,7 +291,9 @@ memory_dealloc(struct memory *block)
     struct chunk *chunk = block->chunk;
     if (chunk) {
         cloudtaser_verify(block);
-        cloudtaser_wipe(block->at - CANARY, footprint(block->size));
+        wipe_part(block, 0, block->size);
+        cloudtaser_wipe(block->at - CANARY, CANARY);
+        cloudtaser_wipe(block->at + block->size, CANARY);
         if (block->after)
             block->after->before = block->before;
         if (block->before)
@@ -327,7 +359,7 @@ memory_wipe(struct memory *block, PyObject *args)
         PyErr_SetString(PyExc_IndexError, "wipe beyond the memory");
         return NULL;
     }
-    cloudtaser_wipe(block->at + start, (size_t)(end - start));
+    wipe_part(block, (size_t)start, (size_t)end);
     Py_RETURN_NONE;
 }
 
