@@ -19,6 +19,9 @@ EVERY: Final = 60.0
 """Least seconds between two writes; a tenth more at most, and none once something has changed that a person
 may be waiting to see."""
 
+SETTLE: Final = 2.0
+"""Seconds before the first: a bridge that has just started has no tunnel yet, and would say so for a minute."""
+
 
 class Heartbeat:
     """Writes what `describe` says."""
@@ -31,12 +34,14 @@ class Heartbeat:
         *,
         after: Callable[[], Awaitable[None]] | None = None,
         every: float = EVERY,
+        settle: float = SETTLE,
     ) -> None:
         self._records = records
         self._describe = describe
         self._on_failed = on_failed
         self._after = after
         self._every = every
+        self._settle = settle
         self._wanted = asyncio.Event()
 
     def soon(self) -> None:
@@ -44,7 +49,8 @@ class Heartbeat:
         self._wanted.set()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Beat until `stop`, the first time at once."""
+        """Beat until `stop`, the first time once things have settled."""
+        await _wait(stop, self._settle)
         while not stop.is_set():
             self._wanted.clear()
             try:

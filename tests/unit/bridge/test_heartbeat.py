@@ -1,8 +1,9 @@
-"""The sign of life: written at once, again after its time, and never in the way."""
+"""The sign of life: written soon, again after its time, and never in the way."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 
 from cloudtaser.bridge.heartbeat import EVERY, Heartbeat
 from cloudtaser.errors import CloudtaserError, UnavailableError
@@ -28,7 +29,7 @@ class Written:
 
 
 async def beat(written: Written, failed: list[CloudtaserError]) -> None:
-    heart = Heartbeat(written, lambda: RECORD, failed.append, every=0.001)  # type: ignore[arg-type]
+    heart = Heartbeat(written, lambda: RECORD, failed.append, every=0.001, settle=0)  # type: ignore[arg-type]
     stop = asyncio.Event()
     running = asyncio.create_task(heart.run(stop))
     async with asyncio.timeout(5):
@@ -51,7 +52,7 @@ async def test_a_failed_write_is_reported_and_outlasted() -> None:
 
 async def test_a_change_is_told_as_early_as_the_rate_allows_and_not_earlier() -> None:
     written, every = Written(), 0.2
-    heart = Heartbeat(written, lambda: RECORD, lambda _: None, every=every)  # type: ignore[arg-type]
+    heart = Heartbeat(written, lambda: RECORD, lambda _: None, every=every, settle=0)  # type: ignore[arg-type]
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     began = loop.time()
     running = asyncio.create_task(heart.run(stop))
@@ -70,7 +71,7 @@ async def test_what_goes_out_behind_a_beat_does_so_even_when_the_beat_failed() -
     async def after() -> None:
         behind.set()
 
-    heart = Heartbeat(Written(failures=1), lambda: RECORD, lambda _: None, after=after)  # type: ignore[arg-type]
+    heart = Heartbeat(Written(failures=1), lambda: RECORD, lambda _: None, after=after, settle=0)  # type: ignore[arg-type]
     stop = asyncio.Event()
     running = asyncio.create_task(heart.run(stop))
     async with asyncio.timeout(5):
@@ -78,6 +79,25 @@ async def test_what_goes_out_behind_a_beat_does_so_even_when_the_beat_failed() -
         stop.set()
         running.cancel()
         await asyncio.wait([running])
+
+
+async def test_the_first_waits_until_tunnels_may_be_up() -> None:
+    written, tunnels = Written(), 0
+    heart = Heartbeat(
+        written,  # type: ignore[arg-type]
+        lambda: dataclasses.replace(RECORD, tunnels=tunnels),
+        lambda _: None,
+        settle=0.2,
+    )
+    stop = asyncio.Event()
+    running = asyncio.create_task(heart.run(stop))
+    await asyncio.sleep(0)
+    tunnels = 2
+    async with asyncio.timeout(5):
+        await written.first.wait()
+        stop.set()
+        await running
+    assert [record.tunnels for record in written.records] == [2]
 
 
 def test_no_more_than_once_a_minute() -> None:
