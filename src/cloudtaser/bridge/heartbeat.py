@@ -20,7 +20,7 @@ EVERY: Final = 60.0
 may be waiting to see."""
 
 SETTLE: Final = 2.0
-"""Seconds before the first: a bridge that has just started has no tunnel yet, and would say so for a minute."""
+"""Seconds before the first: a bridge that has just started has no tunnel, and would say so for a minute."""
 
 
 class Heartbeat:
