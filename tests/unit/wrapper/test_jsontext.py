@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from cloudtaser.wrapper import jsontext
 from cloudtaser.wrapper.buffers import Buffer
+from cloudtaser.wrapper.extension import native
 from cloudtaser.wrapper.jsontext import JsonError, Node, decode, integer, parse, text
 
 
@@ -55,6 +56,47 @@ def test_it_accepts_nothing_that_the_json_module_refuses(content: str) -> None:
     except JsonError:
         return
     assert found == json.loads(raw)
+
+
+_text_with_escapes = st.lists(
+    st.sampled_from(
+        [b'"', b"\\", b"\\u", b"\\ud83d", b"\\ude00", b"00e9", b"\\n", b'\\"', b"a", b"\x1f", b"\xc3\xa9",
+         b"\xe2", b"\x82\xac", b"\xed\xa0\x80", b"\xf0\x9f\x98\x80", b"\xf4\x90\x80\x80", b"\xc0\x80"]
+    ),
+    max_size=12,
+).map(b"".join)  # fmt: skip
+
+
+@given(_text_with_escapes)
+def test_the_reader_in_c_and_the_one_in_python_agree(content: bytes) -> None:
+    """Both take the same strings, find the same ends, and unescape them to the same bytes."""
+    inside = content + b'"'
+    data, end = buffer(inside), len(inside)
+    reader = jsontext._Reader(data, end)
+    close = native.string_end(data.view(), 0, end)
+    try:
+        expected = reader.string_in_python(0)
+    except JsonError:
+        assert close < 0
+        return
+    assert close == expected
+    other = buffer(inside)
+    length = native.unescape(data.view(), 0, close)
+    assert length == jsontext._unescape_in_python(other, 0, close)
+    assert data.view(0, length) == other.view(0, length)
+
+
+def test_the_loops_in_c_stay_within_the_buffer() -> None:
+    data = bytearray(b"abc")
+    for start, end in ((0, 4), (-1, 2), (3, 2)):
+        for loop in (native.string_end, native.unescape):
+            with pytest.raises(IndexError):
+                loop(data, start, end)
+    with pytest.raises(TypeError):
+        native.unescape(b"abc", 0, 3)
+    for odd in (b"\\", b"\\u00", b"\\ud83d", b"\\ud83d\\u00e9", b"\\x"):
+        with pytest.raises(ValueError):
+            native.unescape(bytearray(odd), 0, len(odd))
 
 
 @given(st.binary(max_size=60))
