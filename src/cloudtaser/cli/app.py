@@ -90,6 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # a person meets one line, never a traceback
         if os.environ.get("CLOUDTASER_DEBUG"):
             raise
+        if isinstance(error, OSError) and error.strerror:
+            _complain(f"{error.strerror.lower()} ({error.filename or 'standard output'})")
+            return 1
         _complain(f"internal error: {type(error).__name__}; set CLOUDTASER_DEBUG=1 for details and report it")
         return 1
 

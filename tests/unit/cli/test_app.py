@@ -101,6 +101,17 @@ def test_an_internal_error_is_one_line_too(
     assert "canary" not in err
 
 
+@pytest.mark.parametrize("line", ["version", "source register --help", "completion bash"])
+def test_an_output_that_takes_nothing_is_one_line(line: str) -> None:
+    script = "import sys; from cloudtaser.start import cli; sys.exit(cli())"
+    command = [sys.executable, "-c", script, *line.split()]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.endswith(": no space left on device (standard output)\n")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_help_loads_neither_the_client_nor_cryptography() -> None:
     script = (
         "import sys; from cloudtaser.cli.app import main; main(['source', 'register', '--help']); "
