@@ -38,7 +38,8 @@ Settings are environment variables; without paths it is a plain init.
 environment, the settings most used:
   VAULT_ADDR               https://host:port, or broker://host:port
   CLOUDTASER_CA            PEM of the authority to trust; needed with broker://
-  VAULT_AUTH_METHOD        kubernetes (default), or token with VAULT_TOKEN
+  VAULT_AUTH_METHOD        kubernetes (default), or token with VAULT_TOKEN;
+                           without one: sealed until the operator brings it
   VAULT_AUTH_ROLE          role of the login (default)
   CLOUDTASER_SECRET_PATHS  secret/data/app,secret/data/db#3
   CLOUDTASER_ENV_MAP       password=DB_PASSWORD,user=DB_USER;key?=API_KEY
@@ -48,6 +49,7 @@ environment, the settings most used:
   CLOUDTASER_REQUIRE_MEMFD_SECRET
                            true: exit 69 rather than keep a secret in memory
                            that is merely locked
+  CLOUDTASER_EBPF          the node's agent: auto (default), true, required, off
   CLOUDTASER_LOG_LEVEL     debug, info, warning, error; never a value
 
 example:
@@ -59,7 +61,7 @@ example:
 exit codes:
   CMD's own, 128 + signal where a signal ended it; before CMD runs:
   64  no command, or an unknown option
-  69  no memfd_secret, and it is required
+  69  no memfd_secret, or no agent, and it is required
   70  a fault of the wrapper itself
   75  secrets unreachable past CLOUDTASER_STARTUP_TIMEOUT
   77  the login, or reading a path, was refused

@@ -8,13 +8,15 @@ again) or an `Answer` whose status the caller looks at.
 import posix
 
 from cloudtaser.wrapper import jsontext
+from cloudtaser.wrapper.addresses import Endpoint
 from cloudtaser.wrapper.buffers import Buffer, Span
-from cloudtaser.wrapper.config import Config, Endpoint
+from cloudtaser.wrapper.config import Config
 from cloudtaser.wrapper.connection import Connection, HandshakeError, Interrupted, Trust, connect
 from cloudtaser.wrapper.errors import NotReadyError, UnavailableError
 from cloudtaser.wrapper.http1 import HttpError, Response, write_request
 from cloudtaser.wrapper.jsontext import JsonError, Node
 from cloudtaser.wrapper.loop import Loop
+from cloudtaser.wrapper.pins import Pins
 
 _PIPELINED = 16
 _LONGEST_WAIT = 60.0
@@ -75,6 +77,11 @@ class Client:
         self.deadline: float | None = None
         """When every exchange must be over, on the loop's clock; None for no such time."""
         self.correlation = posix.urandom(8).hex()
+
+    @property
+    def pins(self) -> Pins:
+        """The pod CA that is pinned now."""
+        return self._trust.pins
 
     def close(self) -> None:
         """Drop the connection; the next request opens one."""

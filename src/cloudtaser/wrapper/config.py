@@ -1,19 +1,24 @@
 """The settings: every variable the wrapper reads, checked once at start (spec/wrapper.md "Configuration").
 
 `app` calls `load` with the environment it was started with. A bad value raises ConfigError, which names the
-variable and the fix. What a later version will do (sealed mode, other deliveries, the node agent) is
-refused when asked for, and accepted where the setting asks for nothing more than this version does.
+variable and the fix. What a later version will do (other deliveries) is refused when asked for, and accepted
+where the setting asks for nothing more than this version does.
 """
 
 import binascii
 
 from cloudtaser.wrapper import memory
+from cloudtaser.wrapper.addresses import Endpoint, host_and_port, listen_address, parse_address
 from cloudtaser.wrapper.buffers import Span
 from cloudtaser.wrapper.envmap import EnvMapError, Groups, SecretPath, parse_map, parse_paths
 from cloudtaser.wrapper.errors import ConfigError
 from cloudtaser.wrapper.log import LEVELS
 
 DEFAULT_JWT_FILE = "/var/run/secrets/cloudtaser.io/token"
+DEFAULT_UNSEAL_JWT_FILE = "/var/run/secrets/cloudtaser.io/unseal-token"
+DEFAULT_LISTEN_PORT = 8199
+AGENT_PLACES = ("@cloudtaser-agent", "/run/cloudtaser/agent.sock")
+"""Where the node agent may listen: in the pod's network namespace, and outside Kubernetes."""
 BRIDGE_NAME = "bridge.cloudtaser.internal"
 
 # What a webhook or a person sets for the wrapper, and the application must not see.
@@ -30,45 +35,37 @@ _TRUE = ("true", "1", "yes", "on")
 _FALSE = ("false", "0", "no", "off", "")
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _MAX_ROLE = 256
+_MAX_NAME = 253
+_MAX_SOCKET_PATH = 107
 _LATER = "this version does not have it yet"
-
-
-class Endpoint:
-    """Where OpenBao is asked for: `tls` or plain, through a broker or not, and the Host header that goes
-    with it.
-    """
-
-    __slots__ = ("broker", "host", "port", "tls")
-
-    def __init__(self, host: str, port: int, *, tls: bool, broker: bool) -> None:
-        self.host = host
-        self.port = port
-        self.tls = tls
-        self.broker = broker
-
-    def authority(self) -> str:
-        """host:port as a URL spells it."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class Config:
     """The settings of one run. `endpoint` is None for a plain init."""
 
     __slots__ = (
+        "agent",
+        "agent_places",
         "allow_loader_env",
+        "allow_plain_unseal",
         "ca_file",
         "ca_pem",
         "client_cert",
         "client_key",
+        "container",
         "endpoint",
+        "fingerprint",
         "groups",
         "jwt_file",
+        "listen",
         "log_level",
         "method",
         "mount",
         "namespace",
+        "operator",
         "override",
         "paths",
+        "pod_uid",
         "request_timeout",
         "require_memfd_secret",
         "revoke_on_exit",
@@ -81,6 +78,7 @@ class Config:
         "skip_verify",
         "startup_timeout",
         "token",
+        "unseal_jwt_file",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -92,6 +90,15 @@ class Config:
         self.namespace = ""
         self.jwt_file = DEFAULT_JWT_FILE
         self.token: Span | None = None
+        self.agent = "off"
+        self.agent_places: tuple[str, ...] = AGENT_PLACES
+        self.pod_uid = ""
+        self.container = ""
+        self.fingerprint = ""
+        self.listen = ("", DEFAULT_LISTEN_PORT)
+        self.operator: Endpoint | None = None
+        self.unseal_jwt_file = DEFAULT_UNSEAL_JWT_FILE
+        self.allow_plain_unseal = False
         self.ca_pem = ""
         self.ca_file = ""
         self.client_cert = ""
@@ -110,6 +117,11 @@ class Config:
         self.rotation_grace = 25.0
         self.rotation_probation = 10.0
         self.revoke_on_exit = True
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether the token is to come from outside, while the wrapper waits."""
+        return self.method == "token" and not self.token
 
 
 class _Settings:
@@ -198,6 +210,9 @@ def load(environ: dict[bytes, bytes]) -> Config:
     config.require_memfd_secret = settings.boolean("CLOUDTASER_REQUIRE_MEMFD_SECRET", False)
     config.request_timeout = settings.seconds("CLOUDTASER_REQUEST_TIMEOUT", 10.0, 0.1, 300.0)
     config.revoke_on_exit = settings.boolean("CLOUDTASER_REVOKE_ON_EXIT", True)
+    _agent(config, settings)
+    if config.is_sealed:
+        _sealed(config, settings)
     return config
 
 
@@ -217,7 +232,6 @@ def _rotation(config: Config, settings: _Settings) -> None:
 
 def _refuse_what_comes_later(settings: _Settings) -> None:
     settings.choice("CLOUDTASER_DELIVERY", "env", ("env", "auto"), ("memory", "file"))
-    settings.choice("CLOUDTASER_EBPF", "auto", ("auto", "off", "false"), ("true", "required"))
     for name in settings.names():
         if name.startswith("CLOUDTASER_TEMPLATE_"):
             raise ConfigError(f"templates: {_LATER}", on=name, fix="unset it")
@@ -278,68 +292,69 @@ def _authentication(config: Config, settings: _Settings, endpoint: Endpoint) -> 
     token = memory.taken(settings.environ, b"VAULT_TOKEN")
     if config.method == "token":
         config.token = token
-        if token is None:
-            raise ConfigError(
-                f"not set, and waiting sealed for one: {_LATER}", on="VAULT_TOKEN", fix="set a token"
-            )
-        if not all(33 <= byte <= 126 for byte in token.view()):
+        if token is not None and not all(33 <= byte <= 126 for byte in token.view()):
             raise ConfigError("the value holds a blank or a control character", on="VAULT_TOKEN")
+
+
+def _agent(config: Config, settings: _Settings) -> None:
+    choice = settings.choice("CLOUDTASER_EBPF", "auto", ("auto", "true", "required", "off", "false"))
+    config.agent = "off" if choice == "false" else choice
+    config.container = settings.word("CLOUDTASER_CONTAINER", "")
+    if config.container and not _is_name(config.container):
+        raise ConfigError(f"{config.container!r} is no container name", on="CLOUDTASER_CONTAINER")
+    place = settings.text("CLOUDTASER_AGENT_SOCKET")
+    if place:
+        if place[:1] not in ("/", "@") or "\0" in place or len(place.encode()) > _MAX_SOCKET_PATH:
+            raise ConfigError(
+                f"{place!r} is no Unix socket", on="CLOUDTASER_AGENT_SOCKET", fix="set /a/path or @name"
+            )
+        config.agent_places = (place,)
+
+
+def _sealed(config: Config, settings: _Settings) -> None:
+    """What a wrapper needs that waits for its token: who it is, whom to believe, where to listen."""
+    config.allow_plain_unseal = settings.boolean("CLOUDTASER_ALLOW_PLAIN_UNSEAL", False)
+    config.listen = listen_address(settings.text("CLOUDTASER_LISTEN_ADDR", f":{DEFAULT_LISTEN_PORT}"))
+    config.pod_uid = settings.word("CLOUDTASER_POD_UID", "")
+    config.fingerprint = settings.word("CLOUDTASER_FINGERPRINT", "")
+    config.unseal_jwt_file = settings.text("CLOUDTASER_UNSEAL_JWT_FILE", DEFAULT_UNSEAL_JWT_FILE)
+    operator = settings.text("CLOUDTASER_OPERATOR_ADDR")
+    for name, value, is_good in (
+        ("CLOUDTASER_POD_UID", config.pod_uid, _is_name(config.pod_uid)),
+        ("CLOUDTASER_CONTAINER", config.container, _is_name(config.container)),
+        ("CLOUDTASER_FINGERPRINT", config.fingerprint, _is_fingerprint(config.fingerprint)),
+        ("CLOUDTASER_CA", config.ca_pem, True),
+    ):
+        if value and not is_good:
+            raise ConfigError(f"{value[:80]!r} cannot be used", on=name)
+        if not value and (operator or not config.allow_plain_unseal):
+            fix = "the webhook sets it; or set VAULT_TOKEN"
+            raise ConfigError("not set, and a token that comes sealed needs it", on=name, fix=fix)
+    if operator:
+        host, port = host_and_port(operator, 0, "CLOUDTASER_OPERATOR_ADDR")
+        config.operator = Endpoint(host, port, tls=True, broker=True)
+
+
+def _is_name(text: str) -> bool:
+    """A pod's UID or a container's name, as Kubernetes makes them."""
+    return (
+        0 < len(text) <= _MAX_NAME
+        and text.isascii()
+        and text[0].isalnum()
+        and all(letter.isalnum() or letter in "-_." for letter in text)
+    )
+
+
+def _is_fingerprint(text: str) -> bool:
+    """A UUID in lower case: the UID of the cluster's kube-system namespace."""
+    parts = text.split("-")
+    return [len(part) for part in parts] == [8, 4, 4, 4, 12] and all(
+        letter in "0123456789abcdef" for letter in "".join(parts)
+    )
 
 
 def _is_segment(text: str) -> bool:
     return text not in ("", ".", "..") and all(letter.isalnum() or letter in "-_." for letter in text)
-
-
-def parse_address(text: str, allow_http: bool) -> Endpoint:
-    """`VAULT_ADDR`: https://host[:port], http:// on loopback (or allowed), broker://host:port. Raises
-    ConfigError.
-    """
-    if not text:
-        raise ConfigError("not set", on="VAULT_ADDR", fix="set https://host:port or broker://host:port")
-    scheme, mark, rest = text.partition("://")
-    scheme = scheme.lower()
-    if not mark or scheme not in ("https", "http", "broker"):
-        raise ConfigError(f"{text!r} has no scheme of https, http or broker", on="VAULT_ADDR")
-    rest = rest.removesuffix("/")
-    if not rest.isascii() or any(letter <= " " or letter in "@/?#\\%\x7f" for letter in rest):
-        raise ConfigError(
-            "holds user information, a path, a query or a blank",
-            on="VAULT_ADDR",
-            fix="set scheme://host:port",
-        )
-    host, port = _host_and_port(rest, {"https": 443, "http": 8200, "broker": 0}[scheme])
-    if scheme == "http" and not allow_http and not is_loopback(host):
-        raise ConfigError(
-            "http:// beyond loopback would show every secret", on="VAULT_ADDR", fix="use https://"
-        )
-    return Endpoint(host, port, tls=scheme != "http", broker=scheme == "broker")
-
-
-def _host_and_port(text: str, default: int) -> tuple[str, int]:
-    if text.startswith("["):
-        host, bracket, tail = text[1:].partition("]")
-        if not bracket or (tail and not tail.startswith(":")) or ":" not in host:
-            raise ConfigError(f"{text!r} is no host", on="VAULT_ADDR")
-        digits = tail[1:]
-    else:
-        host, _, digits = text.partition(":")
-        tail = f":{digits}" if _ else ""
-    if (tail and not digits) or (digits and (not digits.isdigit() or not 0 < int(digits[:6]) < 65536)):
-        raise ConfigError(f"{digits!r} is no port", on="VAULT_ADDR")
-    port = int(digits) if digits else default
-    if not host or not port:
-        raise ConfigError(
-            "names no host, or broker:// without a port", on="VAULT_ADDR", fix="set scheme://host:port"
-        )
-    return host, port
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address is this machine itself."""
-    parts = host.split(".")
-    if len(parts) == 4 and parts[0] == "127" and all(part.isdigit() and int(part) < 256 for part in parts):
-        return True
-    return host.lower() in ("localhost", "::1")
 
 
 def first_certificate(pem: str) -> bytes:

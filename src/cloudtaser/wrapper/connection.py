@@ -9,8 +9,9 @@ import _ssl
 import errno
 import posix
 
+from cloudtaser.wrapper.addresses import Endpoint
 from cloudtaser.wrapper.buffers import Buffer
-from cloudtaser.wrapper.config import Config, Endpoint
+from cloudtaser.wrapper.config import Config
 from cloudtaser.wrapper.errors import ConfigError, UnavailableError
 from cloudtaser.wrapper.http1 import Response, ResponseReader
 from cloudtaser.wrapper.loop import READ, WRITE, Loop, Wait

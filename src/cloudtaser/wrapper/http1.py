@@ -131,7 +131,7 @@ class ResponseReader:
         status = _status(lines[0])
         headers: dict[bytes, bytes] = {}
         for line in lines[1:]:
-            name, value = _header(line)
+            name, value = header_line(line)
             if name in headers and name in (b"content-length", b"transfer-encoding"):
                 raise HttpError("two lengths")
             if name in (b"content_length", b"transfer_encoding"):
@@ -196,7 +196,7 @@ class ResponseReader:
         if self._trailer > MAX_HEAD:
             raise HttpError(f"trailers of more than {MAX_HEAD} bytes")
         if at > 1:
-            _header(bytes(self._line.view(0, at - 1)))
+            header_line(bytes(self._line.view(0, at - 1)))
         else:
             self._state = _DONE
 
@@ -224,7 +224,8 @@ def _status(line: bytes) -> int:
     return int(line[9:12])
 
 
-def _header(line: bytes) -> tuple[bytes, bytes]:
+def header_line(line: bytes) -> tuple[bytes, bytes]:
+    """One header: its lower-case name and its value. Raises HttpError."""
     name, colon, value = line.partition(b":")
     if not colon or not name or not _TOKEN.issuperset(name):
         raise HttpError("a header line without a proper name")

@@ -11,22 +11,33 @@ from cloudtaser.wrapper.buffers import Buffer, Span
 from cloudtaser.wrapper.client import Answer, Client
 from cloudtaser.wrapper.config import Config
 from cloudtaser.wrapper.diagnosis import clock_fix
-from cloudtaser.wrapper.errors import ConfigError, ProtocolError, RefusedError
+from cloudtaser.wrapper.errors import ConfigError, ProtocolError, RefusedError, UnavailableError
 from cloudtaser.wrapper.lease import Lease
+from cloudtaser.wrapper.log import Log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from cloudtaser.wrapper.sealing import Sealing
+
+VAULT_TOKEN = "VAULT_TOKEN"  # noqa: S105  # the variable's name
 _MAX_JWT = 16_384
 _JWT = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.=")
 _PRINTABLE = frozenset(range(33, 127))
 
 
-async def log_in(client: Client, config: Config, now: "Callable[[], float]") -> tuple[Span, Lease]:
-    """A token and its lifetime. Raises RefusedError, UnavailableError, ConfigError."""
+async def log_in(
+    client: Client, config: Config, now: "Callable[[], float]", given: Span | None = None
+) -> tuple[Span, Lease]:
+    """A token and its lifetime; `given` is one that came into a sealed wrapper. Raises RefusedError,
+    UnavailableError, ConfigError.
+    """
     if config.method == "token":
-        return await _given(client, config, now)
+        where = VAULT_TOKEN if given is None else "the token that came sealed"
+        token = given or config.token
+        assert token is not None  # `config` made sure of it
+        return await _given(client, token, where, now)
     client.token = None
     body = _login_body(config.role, config.jwt_file)
     try:
@@ -46,14 +57,39 @@ async def log_in(client: Client, config: Config, now: "Callable[[], float]") -> 
     return token, _token_lease(answer, "auth", "lease_duration", now())
 
 
-async def _given(client: Client, config: Config, now: "Callable[[], float]") -> tuple[Span, Lease]:
-    client.token = config.token
+async def unsealed(
+    client: Client, config: Config, now: "Callable[[], float]", sealing: "Sealing", log: Log
+) -> Lease:
+    """Wait for a token that comes sealed and try it; its lifetime. One that is refused seals again. Raises
+    UnavailableError, also where none came in time.
+    """
+    client.close()
+    given = await sealing.token(client.deadline)
+    if given is None:
+        raise UnavailableError("still sealed: no token came")
+    try:
+        client.token, lease = await log_in(client, config, now, given)
+    except RefusedError as error:
+        client.token = None
+        sealing.seal()
+        log.warning("sealed again: the token that came is refused", reason=error.diagnostic())
+        raise UnavailableError(error.what) from None
+    except UnavailableError:
+        client.token = None
+        sealing.give_back(given)
+        raise
+    return lease
+
+
+async def _given(client: Client, token: Span, where: str, now: "Callable[[], float]") -> tuple[Span, Lease]:
+    client.token = token
     answer = await client.call(b"GET", "auth/token/lookup-self")
     if answer.status != 200:
-        fix = "it is wrong, was revoked or has expired: start with another one"
-        raise RefusedError(f"the token is refused: {answer.problem()}", on="VAULT_TOKEN", fix=fix)
-    assert client.token is not None  # `config` made sure of it
-    return client.token, _token_lease(answer, "data", "ttl", now())
+        fix = (
+            "it is wrong, was revoked or has expired: start with another one" if where == VAULT_TOKEN else ""
+        )
+        raise RefusedError(f"the token is refused: {answer.problem()}", on=where, fix=fix)
+    return token, _token_lease(answer, "data", "ttl", now())
 
 
 def _token_lease(answer: Answer, member: str, duration: str, now: float) -> Lease:
@@ -78,22 +114,31 @@ def _login_body(role: str, file: str) -> Buffer:
     """{"role": …, "jwt": …}, the JWT read straight into it."""
     body = Buffer(4096, _MAX_JWT + 4096)
     body.append(b'{"role":"' + _escaped(role) + b'","jwt":"')
+    append_jwt(body, file, "VAULT_JWT_FILE")
+    body.append(b'"}')
+    return body
+
+
+def append_jwt(body: Buffer, file: str, variable: str) -> None:
+    """Read a JWT from its file straight into `body`. Raises ConfigError, which names the `variable`; then the
+    body is wiped.
+    """
     start = len(body)
     try:
         _append_file(body, file)
     except OSError as error:
-        raise ConfigError(f"cannot read {file}: {error.strerror}", on="VAULT_JWT_FILE") from None
+        body.wipe()
+        raise ConfigError(f"cannot read {file}: {error.strerror}", on=variable) from None
     except OverflowError:
-        raise ConfigError(f"{file} is too long for a JWT", on="VAULT_JWT_FILE") from None
+        body.wipe()
+        raise ConfigError(f"{file} is too long for a JWT", on=variable) from None
     end = len(body)
     while end > start and body[end - 1] in (9, 10, 13, 32):
         end -= 1
     body.truncate(end)
     if end == start or not _JWT.issuperset(body.view(start, end)):
         body.wipe()
-        raise ConfigError(f"{file} does not hold a JWT", on="VAULT_JWT_FILE")
-    body.append(b'"}')
-    return body
+        raise ConfigError(f"{file} does not hold a JWT", on=variable)
 
 
 def _append_file(body: Buffer, file: str) -> None:

@@ -29,6 +29,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from cloudtaser.wrapper.sealing import Sealing
+
 _REMIND_EVERY = 30.0
 _REFUSED_FIRST, _REFUSED_LIMIT = 1.0, 60.0  # seconds between attempts after a refusal
 _MAX_DEBOUNCES = 5
@@ -50,11 +52,14 @@ class Session:
 
     __slots__ = (
         "_away", "_backoff", "_client", "_complaint", "_config", "_delivered", "_is_pinned", "_log", "_loop",
-        "_next_look", "_next_pod_ca", "_not_before", "_pod_ca_complaint", "_refusals", "_secrets", "_stale",
-        "_token",
+        "_next_look", "_next_pod_ca", "_not_before", "_pod_ca_complaint", "_refusals", "_sealing", "_secrets",
+        "_stale", "_token",
     )  # fmt: skip
 
-    def __init__(self, loop: Loop, config: Config, client: Client, log: Log) -> None:
+    def __init__(
+        self, loop: Loop, config: Config, client: Client, log: Log, sealing: "Sealing | None" = None
+    ) -> None:
+        self._sealing = sealing
         self._loop = loop
         self._config = config
         self._client = client
@@ -180,7 +185,7 @@ class Session:
             self._log.debug("token not revoked", reason=error.diagnostic())
 
     def _due(self) -> float | None:
-        if self._stale:
+        if self._stale or self._client.token is None:
             return self._not_before
         times = [secret.lease.due for secret in self._secrets if secret.lease is not None]
         times.append(self._token.due if self._token is not None else None)
@@ -200,6 +205,8 @@ class Session:
     async def _round(self, deliver: "Callable[[Values], None]") -> None:
         """Whatever is due now."""
         now = self._loop.now()
+        if self._client.token is None:  # sealed again, and what came could not be tried yet
+            await self._log_in_anew()
         if self._token is not None and _is_due(self._token, now):
             await self._keep_token(self._token)
         for secret in self._secrets:
@@ -217,10 +224,20 @@ class Session:
             self._client.close()
 
     async def _log_in(self) -> None:
-        self._client.token, self._token = await login.log_in(self._client, self._config, self._loop.now)
+        client, config, now = self._client, self._config, self._loop.now
+        if self._sealing is None:
+            client.token, self._token = await login.log_in(client, config, now)
+        else:
+            self._token = await login.unsealed(client, config, now, self._sealing, self._log)
 
     async def _log_in_anew(self) -> None:
-        """A new token; the secrets whose leases go with the old one are to be read again."""
+        """A new token; the secrets whose leases go with the old one are to be read again. Where it must come
+        sealed, the application runs on until it does.
+        """
+        if self._sealing is not None and self._client.token is not None:
+            self._client.token = None
+            self._sealing.seal()
+            self._log.warning("sealed again: the token is gone, the application runs on")
         await self._log_in()
         self._log.info("logged in anew")
         self._stale |= {secret for secret in self._secrets if secret.has_lease}
@@ -231,7 +248,7 @@ class Session:
             if answer.status == 200:
                 lease.renewed(login.duration(answer), self._loop.now())
                 return
-        if self._config.method == "token":
+        if self._config.method == "token" and self._sealing is None:
             lease.give_up()
             self._log.warning("the token given in VAULT_TOKEN cannot be renewed further")
         else:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudtaser.wrapper.config import Config, bridge_server_name, is_loopback, load, parse_address, strip
+from cloudtaser.wrapper.addresses import is_loopback, parse_address
+from cloudtaser.wrapper.config import Config, bridge_server_name, load, strip
 from cloudtaser.wrapper.envmap import SecretPath
 from cloudtaser.wrapper.errors import EX_CONFIG, ConfigError
 
@@ -83,7 +84,7 @@ def test_behind_a_broker_the_login_is_at_the_bridge() -> None:
         ({"CLOUDTASER_SECRET_PATHS": "", "CLOUDTASER_ENV_MAP": "a=B"}, "CLOUDTASER_ENV_MAP"),
         ({"VAULT_AUTH_METHOD": "approle"}, "VAULT_AUTH_METHOD"),
         ({"VAULT_AUTH_ROLE": "r" * 30_000}, "VAULT_AUTH_ROLE"),
-        ({"VAULT_AUTH_METHOD": "token"}, "VAULT_TOKEN"),
+        ({"VAULT_AUTH_METHOD": "token"}, "CLOUDTASER_POD_UID"),
         ({"VAULT_AUTH_METHOD": "token", "VAULT_TOKEN": "a b"}, "VAULT_TOKEN"),
         ({"VAULT_AUTH_MOUNT_PATH": "auth/../x"}, "VAULT_AUTH_MOUNT_PATH"),
         ({"VAULT_AUTH_MOUNT_PATH": "//"}, "VAULT_AUTH_MOUNT_PATH"),
@@ -103,8 +104,10 @@ def test_behind_a_broker_the_login_is_at_the_bridge() -> None:
         ({"CLOUDTASER_LOG_LEVEL": "loud"}, "CLOUDTASER_LOG_LEVEL"),
         ({"CLOUDTASER_DELIVERY": "memory"}, "CLOUDTASER_DELIVERY"),
         ({"CLOUDTASER_DELIVERY": "file"}, "CLOUDTASER_DELIVERY"),
-        ({"CLOUDTASER_EBPF": "required"}, "CLOUDTASER_EBPF"),
-        ({"CLOUDTASER_EBPF": "true"}, "CLOUDTASER_EBPF"),
+        ({"CLOUDTASER_EBPF": "maybe"}, "CLOUDTASER_EBPF"),
+        ({"CLOUDTASER_AGENT_SOCKET": "agent.sock"}, "CLOUDTASER_AGENT_SOCKET"),
+        ({"CLOUDTASER_AGENT_SOCKET": "/" + "a" * 107}, "CLOUDTASER_AGENT_SOCKET"),
+        ({"CLOUDTASER_CONTAINER": "a/b"}, "CLOUDTASER_CONTAINER"),
         ({"CLOUDTASER_REQUIRE_MEMFD_SECRET": "please"}, "CLOUDTASER_REQUIRE_MEMFD_SECRET"),
         ({"CLOUDTASER_TEMPLATE_URL": "postgres://"}, "CLOUDTASER_TEMPLATE_URL"),
     ],
@@ -130,6 +133,8 @@ def test_verification_cannot_be_skipped_behind_a_broker() -> None:
     [
         {"CLOUDTASER_EBPF": "auto"},
         {"CLOUDTASER_EBPF": "off"},
+        {"CLOUDTASER_EBPF": "true"},
+        {"CLOUDTASER_EBPF": "required"},
         {"CLOUDTASER_DELIVERY": "auto"},
         {"CLOUDTASER_DELIVERY": "env"},
         {"CLOUDTASER_REQUIRE_MEMFD_SECRET": "false"},
@@ -138,6 +143,62 @@ def test_verification_cannot_be_skipped_behind_a_broker() -> None:
 )
 def test_settings_that_ask_for_nothing_more_are_accepted(change: dict[str, str]) -> None:
     settings(DIRECT | change)
+
+
+SEALED = BROKER | {
+    "VAULT_AUTH_METHOD": "token",
+    "CLOUDTASER_POD_UID": "7f0c2d54-9d3f-4ef3-8a3e-5f6f2f1f0a11",
+    "CLOUDTASER_CONTAINER": "app",
+    "CLOUDTASER_FINGERPRINT": "3f1c8a52-7c7e-4e0b-9d5e-0c6f2b7a1d34",
+}
+
+
+def test_method_token_without_a_token_waits_sealed() -> None:
+    config = settings(SEALED)
+    assert config.is_sealed
+    assert not config.allow_plain_unseal
+    assert (config.listen, config.operator) == (("", 8199), None)
+    assert config.unseal_jwt_file == "/var/run/secrets/cloudtaser.io/unseal-token"
+    assert not settings(SEALED | {"VAULT_TOKEN": "s.x"}).is_sealed
+    assert not settings(BROKER).is_sealed
+
+
+@pytest.mark.parametrize(
+    ("change", "variable"),
+    [
+        ({"CLOUDTASER_POD_UID": ""}, "CLOUDTASER_POD_UID"),
+        ({"CLOUDTASER_POD_UID": "a b"}, "CLOUDTASER_POD_UID"),
+        ({"CLOUDTASER_POD_UID": 'a"b'}, "CLOUDTASER_POD_UID"),
+        ({"CLOUDTASER_CONTAINER": ""}, "CLOUDTASER_CONTAINER"),
+        ({"CLOUDTASER_FINGERPRINT": ""}, "CLOUDTASER_FINGERPRINT"),
+        ({"CLOUDTASER_FINGERPRINT": "3F1C8A52-7C7E-4E0B-9D5E-0C6F2B7A1D34"}, "CLOUDTASER_FINGERPRINT"),
+        ({"CLOUDTASER_FINGERPRINT": "3f1c8a52"}, "CLOUDTASER_FINGERPRINT"),
+        ({"CLOUDTASER_ALLOW_PLAIN_UNSEAL": "perhaps"}, "CLOUDTASER_ALLOW_PLAIN_UNSEAL"),
+        ({"CLOUDTASER_LISTEN_ADDR": "8199"}, "CLOUDTASER_LISTEN_ADDR"),
+        ({"CLOUDTASER_LISTEN_ADDR": ":http"}, "CLOUDTASER_LISTEN_ADDR"),
+        ({"CLOUDTASER_LISTEN_ADDR": ":65536"}, "CLOUDTASER_LISTEN_ADDR"),
+        ({"CLOUDTASER_LISTEN_ADDR": "localhost:8199"}, "CLOUDTASER_LISTEN_ADDR"),
+        ({"CLOUDTASER_LISTEN_ADDR": "::1:8199"}, "CLOUDTASER_LISTEN_ADDR"),
+        ({"CLOUDTASER_OPERATOR_ADDR": "operator"}, "CLOUDTASER_OPERATOR_ADDR"),
+        ({"CLOUDTASER_OPERATOR_ADDR": "operator:0"}, "CLOUDTASER_OPERATOR_ADDR"),
+    ],
+)
+def test_a_sealed_wrapper_must_know_who_it_is(change: dict[str, str], variable: str) -> None:
+    assert complaint(SEALED | change).on == variable
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [(":8200", ("", 8200)), ("10.1.2.3:8199", ("10.1.2.3", 8199)), ("[fd00::7]:1", ("fd00::7", 1))],
+)
+def test_it_listens_where_it_is_told(text: str, address: tuple[str, int]) -> None:
+    assert settings(SEALED | {"CLOUDTASER_LISTEN_ADDR": text}).listen == address
+
+
+def test_a_plain_token_needs_no_identity() -> None:
+    direct = DIRECT | {"VAULT_AUTH_METHOD": "token", "CLOUDTASER_ALLOW_PLAIN_UNSEAL": "true"}
+    assert settings(direct).is_sealed
+    assert complaint(direct | {"CLOUDTASER_OPERATOR_ADDR": "operator:8446"}).on == "CLOUDTASER_POD_UID"
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from cloudtaser.wrapper.addresses import Endpoint
 from cloudtaser.wrapper.buffers import Buffer
-from cloudtaser.wrapper.config import Config, Endpoint
+from cloudtaser.wrapper.config import Config
 from cloudtaser.wrapper.connection import Connection, Trust, connect
 from cloudtaser.wrapper.errors import UnavailableError
 from cloudtaser.wrapper.loop import Loop

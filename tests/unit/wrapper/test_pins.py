@@ -9,8 +9,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from cloudtaser.wrapper.addresses import Endpoint
 from cloudtaser.wrapper.client import Client
-from cloudtaser.wrapper.config import Config, Endpoint, bridge_server_name
+from cloudtaser.wrapper.config import Config, bridge_server_name
 from cloudtaser.wrapper.connection import Trust
 from cloudtaser.wrapper.errors import ProtocolError, UnavailableError
 from cloudtaser.wrapper.loop import Loop
