@@ -10,8 +10,6 @@ import json
 import queue
 import socket
 import ssl
-import sys
-import sysconfig
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,15 +22,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cloudtaser.secret import Secret
 from cloudtaser.wire.envelope import Recipient, Token, seal
 from tests.sealing import CONTAINER, FINGERPRINT, POD_UID, SERVER_AUTH, Authority, p256
-from tests.unit.wrapper.launch import PATIENCE, SOURCE, Wrapped
+from tests.unit.wrapper.launch import PATIENCE, Wrapped
 
 OPERATOR_NAME = "operator.cloudtaser.internal"
 TOKEN = "s.CANARYsealedCANARYsealed01"
 JWT = "eyJhbGciOiJFUzI1NiJ9.eyJDQU5BUlkiOiJqd3QifQ.CANARYsignature"
-PATHS = [str(SOURCE), sysconfig.get_paths()["platlib"]]
-START = f"import sys; sys.path += {PATHS!r}; from cloudtaser.wrapper.app import main; main()"
-PREFIX = [sys.executable, "-I", "-S", "-c", START]
-"""As `launch.PREFIX`, with the C extension, without which there is no sealed mode."""
 
 
 def now() -> datetime.datetime:
@@ -90,7 +84,7 @@ class Sealed(Wrapped):
     """A wrapper that waits for its token. `host` and `port` are where."""
 
     def __init__(self, *command: str, settings: dict[str, str]) -> None:
-        super().__init__(*command, settings=settings, prefix=PREFIX)
+        super().__init__(*command, settings=settings)
         address = str(self.event("sealed: waiting for a token")["address"])
         self.host, _, port = address.rpartition(":")
         self.port = int(port)
