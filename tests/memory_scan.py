@@ -11,10 +11,12 @@ import base64
 import json
 import os
 import random
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 PIECE = 24  # bytes: long enough to be nobody else's
+_TOKEN = re.compile(rb"\bs\.([A-Za-z0-9]{24})\b")
 _PIECES = 5  # of a long secret: its beginning, its end and places between
 
 
@@ -73,6 +75,23 @@ def scan(pid: int, secrets: dict[str, str]) -> list[Trace]:
                 found.append(Trace(name, how, mapping, start + at))
                 at = content.find(needle, at + 1)
     return found
+
+
+def tokens_in(pid: int) -> list[str]:
+    """Where something looks like a token of OpenBao's: `s.` and 24 letters of both cases and digits."""
+    found: list[str] = []
+    for mapping, start, content in memory_of(pid):
+        for match in _TOKEN.finditer(content):
+            letters = match[1].decode()
+            if letters != letters.lower() and letters != letters.upper() and any(map(str.isdigit, letters)):
+                found.append(f"{mapping} {start + match.start():x}")
+    return found
+
+
+def copies(pid: int, secret: str) -> int:
+    """How often the beginning of a secret is in a process's memory."""
+    needle = secret.encode()[:32]
+    return sum(content.count(needle) for _, _, content in memory_of(pid))
 
 
 def memory_of(pid: int) -> list[tuple[str, int, bytes]]:

@@ -88,8 +88,12 @@ class Tap:
 
     def tokens(self) -> list[str]:
         """The tokens that were given out, in order."""
+        return self.answered(rb'"client_token":"([^"]+)"')
+
+    def answered(self, pattern: bytes) -> list[str]:
+        """What matched the pattern's group in answers, in order."""
         with self._changed:
-            return [token.decode() for token in re.findall(rb'"client_token":"([^"]+)"', self._answers)]
+            return [found.decode() for found in re.findall(pattern, self._answers)]
 
     def _accept(self) -> None:
         while not self._is_closed:

@@ -10,25 +10,27 @@ import os
 import resource
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.integration.test_wrapper_openbao import QUICK, Vault, vault  # noqa: F401  # a fixture
-from tests.memory_scan import memory_of, random_text, scan, secret_mappings
+from cloudtaser.demo.postgres import PostgresServer
+from tests.integration.test_wrapper_openbao import QUICK, Vault, dynamic_role, vault  # noqa: F401  # a fixture
+from tests.memory_scan import copies, random_text, scan, secret_mappings
 from tests.tls_tap import Tap
 from tests.unit.wrapper.launch import (
+    APPLICATION,
     IN_ITS_PLACE,
-    PATIENCE,
+    PREFIX,
     PREFIX_WITHOUT_EXTENSION,
     START,
     Wrapped,
+    application_of,
     wait_for_state,
 )
 
-APPLICATION = ("sleep", "1000")
 JSON_ESCAPES = '"\\/\b\f\n\r\t\x01\x1f\x7fé€😀\u2028<>&'
 SECRET_DATA = "secret/data/scanned"
 
@@ -70,41 +72,12 @@ class Scanned:
 
     def copies_in(self, pid: int, name: str) -> int:
         """How often the first bytes of a value are in a process's memory."""
-        needle = self.values[name].encode()[:32]
-        return sum(content.count(needle) for _, _, content in memory_of(pid))
+        return copies(pid, self.values[name])
 
 
 @pytest.fixture
 def scanned(vault: Vault, tap: Tap) -> Scanned:  # noqa: F811  # the fixture
     return Scanned(vault, tap)
-
-
-def application_of(wrapped: Wrapped, *, other_than: int = 0) -> int:
-    """The application's process, once it is executed."""
-
-    def find() -> int:
-        children = Path(f"/proc/{wrapped.process.pid}/task/{wrapped.process.pid}/children").read_text()
-        for pid in map(int, children.split()):
-            if pid != other_than and _name(pid) == APPLICATION[0]:
-                return pid
-        return 0
-
-    return until(find, "the application")
-
-
-def _name(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
-
-
-def until(find: Callable[[], int], what: str) -> int:
-    deadline = time.monotonic() + PATIENCE
-    while not (found := find()):
-        assert time.monotonic() < deadline, f"no {what}"
-        time.sleep(0.01)
-    return found
 
 
 # -- the search itself
@@ -224,6 +197,29 @@ def test_a_crash_after_a_rotation_leaves_no_copy(scanned: Scanned) -> None:
         scanned.assert_clean(wrapped)
 
 
+@pytest.mark.slow
+def test_leases_leave_no_copy_of_their_credentials(scanned: Scanned) -> None:
+    with tempfile.TemporaryDirectory() as directory:  # PostgreSQL cannot reach root's own
+        postgres = PostgresServer(Path(directory))
+        postgres.start()
+        try:
+            dynamic_role(scanned.vault, postgres, "scanned", default_ttl="2s", max_ttl="8s")
+            with Wrapped(*APPLICATION, settings=scanned.settings("database/creds/scanned")) as wrapped:
+                first = application_of(wrapped)
+                scanned.tap.wait_for(b"POST /v1/sys/leases/renew", count=2)
+                scanned.assert_clean(wrapped)
+                application_of(wrapped, other_than=first)
+                scanned.values |= dict(enumerate_names(scanned.tap.answered(rb'"password":"([^"]+)"')))
+                assert len(scanned.values) == 2
+                scanned.assert_clean(wrapped)
+        finally:
+            postgres.stop()
+
+
+def enumerate_names(values: list[str]) -> list[tuple[str, str]]:
+    return [(f"password {number}", value) for number, value in enumerate(values)]
+
+
 # -- when something fails
 
 
@@ -261,6 +257,55 @@ def test_an_answer_that_is_no_json_leaves_no_copy(scanned: Scanned, vault: Vault
         wrapped.event("holds a NUL byte")
         application_of(wrapped)
         scanned.assert_clean(wrapped)
+
+
+# -- the limits
+
+LIMITED = """
+import ctypes, os, resource, sys
+ctypes.CDLL(None).prctl(24, 14, 0, 0, 0)  # PR_CAPBSET_DROP, CAP_IPC_LOCK: then limits are meant
+resource.setrlimit(resource.RLIMIT_MEMLOCK, (int(sys.argv[1]), int(sys.argv[1])))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def limited(limit: int) -> list[str]:
+    """The wrapper without privilege, under that RLIMIT_MEMLOCK in bytes."""
+    return [sys.executable, "-I", "-S", "-c", LIMITED, str(limit), *PREFIX]
+
+
+def test_an_ordinary_start_fits_the_smallest_usual_limit(scanned: Scanned) -> None:
+    scanned.put(value=random_text(40), user="app", host="db")
+    settings = scanned.settings(CLOUDTASER_REQUIRE_MEMFD_SECRET="true")
+    with Wrapped(*APPLICATION, settings=settings, prefix=limited(65_536)) as wrapped:
+        first = application_of(wrapped)
+        scanned.put(value=random_text(40), user="app", host="db")
+        application_of(wrapped, other_than=first)
+        scanned.assert_clean(wrapped)
+
+
+def test_memfd_secret_can_be_required(scanned: Scanned) -> None:
+    scanned.put(value=random_text(40))
+    settings = scanned.settings(CLOUDTASER_REQUIRE_MEMFD_SECRET="true")
+    with Wrapped(*APPLICATION, settings=settings, prefix=limited(0)) as wrapped:
+        assert wrapped.wait() == 69
+        (line,) = wrapped.log().splitlines()
+        assert "CLOUDTASER_REQUIRE_MEMFD_SECRET" in line
+        assert "RLIMIT_MEMLOCK" in line
+    with Wrapped(*APPLICATION, settings=settings, prefix=PREFIX_WITHOUT_EXTENSION) as wrapped:
+        assert wrapped.wait() == 69
+        assert "C extension" in wrapped.log()
+    with Wrapped(*APPLICATION, settings=scanned.settings(), prefix=limited(0)) as wrapped:
+        application_of(wrapped)
+        assert not secret_mappings(wrapped.process.pid)
+
+
+def test_a_value_that_does_not_fit_is_refused_where_memfd_secret_is_required(scanned: Scanned) -> None:
+    scanned.put(value=random_text(100_000))
+    settings = scanned.settings(CLOUDTASER_REQUIRE_MEMFD_SECRET="true")
+    with Wrapped(*APPLICATION, settings=settings, prefix=limited(65_536)) as wrapped:
+        assert wrapped.wait() == 69
+        assert "RLIMIT_MEMLOCK" in wrapped.log()
 
 
 # -- the process

@@ -463,15 +463,21 @@ def test_a_lease_is_renewed_and_its_secret_fetched_anew_at_its_maximum(vault: Va
             postgres.stop()
 
 
-def dynamic_credentials(vault: Vault, postgres: PostgresServer) -> None:
-    vault.api("POST", "sys/mounts/database", {"type": "database"})
+def dynamic_role(vault: Vault, postgres: PostgresServer, name: str, **times: str) -> None:
+    """Credentials of that database under `database/creds/NAME`."""
+    if "database/" not in vault.api("GET", "sys/mounts"):
+        vault.api("POST", "sys/mounts/database", {"type": "database"})
     url = f"postgresql://{{{{username}}}}:{{{{password}}}}@127.0.0.1:{postgres.port}/app?sslmode=disable"
     connection = {"plugin_name": "postgresql-database-plugin", "allowed_roles": ["*"], "connection_url": url}
     account = {"username": postgres.user, "password": postgres.password.reveal_text()}
-    vault.api("POST", "database/config/app", connection | account)
+    vault.api("POST", f"database/config/{name}", connection | account)
     create = "CREATE ROLE \"{{name}}\" WITH LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}';"
-    role = {"db_name": "app", "creation_statements": [create], "default_ttl": "2s", "max_ttl": "6s"}
-    vault.api("POST", "database/roles/reader", role)
+    role = {"db_name": name, "creation_statements": [create]}
+    vault.api("POST", f"database/roles/{name}", role | times)
+
+
+def dynamic_credentials(vault: Vault, postgres: PostgresServer) -> None:
+    dynamic_role(vault, postgres, "reader", default_ttl="2s", max_ttl="6s")
     settings = vault.settings("database/creds/reader", "username=VALUE,password=PGPASSWORD")
     with Wrapped("sh", "-c", PRINT_AND_WAIT, settings=settings) as wrapped:
         began = time.monotonic()

@@ -21,6 +21,7 @@ PREFIX = [sys.executable, "-I", "-S", "-c", IN_ITS_PLACE + START]
 WITHOUT_EXTENSION = f"import sys; sys.path.insert(0, {str(SOURCE)!r}); "
 PREFIX_WITHOUT_EXTENSION = [sys.executable, "-I", "-S", "-c", WITHOUT_EXTENSION + START]
 PATIENCE = 30.0
+APPLICATION = ("sleep", "1000")  # it never looks at its environment
 
 
 class Wrapped:
@@ -137,3 +138,22 @@ def wait_for_state(pid: int, letters: str) -> str:
 
 
 ALL_SIGNALS = [int(number) for number in signal.valid_signals()]
+
+
+def application_of(wrapped: Wrapped, *, other_than: int = 0) -> int:
+    """The process of `APPLICATION` under the wrapper, once it is executed."""
+    deadline = time.monotonic() + PATIENCE
+    children = Path(f"/proc/{wrapped.process.pid}/task/{wrapped.process.pid}/children")
+    while True:
+        for pid in map(int, children.read_text().split()):
+            if pid != other_than and _name_of(pid) == APPLICATION[0]:
+                return pid
+        assert time.monotonic() < deadline, "no application"
+        time.sleep(0.01)
+
+
+def _name_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
