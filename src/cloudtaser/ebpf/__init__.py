@@ -1,0 +1,1 @@
+"""The node agent: kernel enforcement round protected processes (docs/ebpf.md)."""

@@ -1,0 +1,69 @@
+"""Tiers: which programs of the object each tier is made of; pure, used by `guard` and `probe`.
+
+A program's name is its hook with the tier's prefix: `lsm_file_open` and `mod_file_open` decide alike.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from cloudtaser.ebpf.vectors import Tier
+
+ORDER: Final = (Tier.LSM, Tier.FMOD_RET, Tier.KILL)
+_PREFIXES: Final = {Tier.LSM: "lsm_", Tier.FMOD_RET: "mod_", Tier.KILL: "react_"}
+_SHARED: Final = ("life_", "iter_")
+_DUMPS: Final = ("dump_",)  # fentry: where fmod_ret works, or LSM programs do
+
+# a tier that lacks one of these is none
+ESSENTIAL: Final[dict[Tier, frozenset[str]]] = {
+    Tier.LSM: frozenset({"lsm_file_open", "lsm_ptrace_access_check", "lsm_task_alloc"}),
+    Tier.FMOD_RET: frozenset({"mod_file_open", "mod_ptrace_access_check", "mod_task_alloc"}),
+    Tier.KILL: frozenset({"react_enter", "react_exit"}),
+}
+LIFE: Final = frozenset({"life_fork", "life_exit", "life_free", "iter_mark", "iter_handles"})
+ITERATORS: Final = frozenset({"iter_mark", "iter_handles"})
+
+
+def kernel_function(section: str) -> str | None:
+    """The function that a program of this section hangs on, which BTF must have; None for other kinds."""
+    kind, _, name = section.partition("/")
+    if kind == "lsm":
+        return f"bpf_lsm_{name}"
+    return name if kind in {"fmod_ret", "fentry"} else None
+
+
+def programs(tier: Tier, sections: dict[str, str], functions: frozenset[str]) -> frozenset[str]:
+    """The programs to try for `tier`, where `sections` has all of them and the kernel has `functions`."""
+    prefixes = (_PREFIXES[tier], *_SHARED, *(() if tier is Tier.KILL else _DUMPS))
+    chosen = {
+        name
+        for name, section in sections.items()
+        if name.startswith(prefixes) and kernel_function(section) in {None, *functions}
+    }
+    for prefix in ("lsm_", "mod_"):
+        if f"{prefix}bpf_prog_load" in chosen:
+            chosen.discard(f"{prefix}bpf_load")  # the same by attributes, for kernels before 6.9
+    return frozenset(chosen)
+
+
+def hook(program: str) -> str:
+    """A program's name without its tier's prefix, as `vectors` names what a vector needs."""
+    for prefix in ("lsm_", "mod_"):
+        if program.startswith(prefix):
+            return program.removeprefix(prefix)
+    return program
+
+
+def lacks(tier: Tier, loaded: frozenset[str]) -> frozenset[str]:
+    """What the tier cannot be without, and does not have."""
+    return (ESSENTIAL[tier] | LIFE) - loaded
+
+
+def refused_program(log: str) -> str:
+    """The program that libbpf says the kernel refused; empty when it names none."""
+    for line in reversed(log.splitlines()):
+        before, found, rest = line.partition("prog '")
+        if found and ("failed" in rest or "find" in rest):
+            return rest.partition("'")[0]
+        del before
+    return ""
