@@ -137,8 +137,8 @@ class Span:
         raise TypeError("a Span is not pickled")
 
 
-def span_of(data: bytes) -> Span:
-    """A value of its own from bytes that already exist (a token given in the environment)."""
+def span_of(data: bytes | memoryview) -> Span:
+    """A value in a buffer of its own (a token given in the environment, or in what is about to be wiped)."""
     buffer = Buffer(max(1, len(data)), max(1, len(data)))
     buffer.append(data)
     return Span(buffer)

@@ -31,7 +31,7 @@ class RequestReader:
     __slots__ = ("_expected", "_head", "body", "method", "target", "wants_continue")
 
     def __init__(self) -> None:
-        self._head = bytearray()
+        self._head = Buffer(1024, MAX_HEAD + 1)
         self._expected: int | None = None  # bytes of the body; None while the head is not complete
         self.method = b""
         self.target = b""
@@ -66,24 +66,25 @@ class RequestReader:
     def _take_head(self, data: memoryview) -> memoryview:
         """Add to the head; what is left of `data` behind it."""
         before = len(self._head)
-        self._head += data[: MAX_HEAD - before + 1]
-        end = self._head.find(b"\r\n\r\n", max(0, before - 3))
+        self._head.append(data[: MAX_HEAD - before + 1])  # a body may come with it
+        end = self._head.find(b"\r\n\r\n", max(0, before - 3), len(self._head))
         if end + 4 > MAX_HEAD or (end < 0 and len(self._head) > MAX_HEAD):
             raise RequestError(f"a head of more than {MAX_HEAD} bytes", 431)
         if end < 0:
             self._refuse_early()
             return data[:0]
-        self._parse(bytes(self._head[:end]).split(b"\r\n"))
+        self._head.truncate(end + 4)
+        self._parse(bytes(self._head.view(0, end)).split(b"\r\n"))
         return data[end + 4 - before :]
 
     def _refuse_early(self) -> None:
         """What can be no request is not waited for: another protocol, a line that ends in LF alone."""
-        end = self._head.find(b"\n")
+        end = self._head.find(b"\n", 0, len(self._head))
         if end == 0 or (end > 0 and self._head[end - 1] != 13):
             raise RequestError("a line that does not end in CRLF")
         if end > 0:
-            _request_line(bytes(self._head[: end - 1]))
-        elif not all(byte in _VISIBLE or byte in (32, 13) for byte in self._head[:64]):
+            _request_line(bytes(self._head.view(0, end - 1)))
+        elif not all(byte in _VISIBLE or byte in (32, 13) for byte in self._head.view()[:64]):
             raise RequestError("this is no HTTP")
 
     def _parse(self, lines: list[bytes]) -> None:

@@ -229,7 +229,8 @@ def test_a_broken_canary_ends_the_process_with_one_line(size: int, where: str) -
     %s
     print("survived")
     """
-    for way in ("_cloudtaser.check()", "gc.collect(); del memory"):
+    spawn = "_cloudtaser.spawn([b'/bin/true'], [b'true'], [], [], -1, [], [], [], [])"
+    for way in ("_cloudtaser.check()", "gc.collect(); del memory", spawn):
         done = in_a_process(code % way)
         assert done.returncode == -signal.SIGABRT
         assert done.stdout == ""

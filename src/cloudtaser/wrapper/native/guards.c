@@ -1,7 +1,7 @@
 /* Canaries round each block, and the ways out that leave only zeros behind.
  *
- * A canary is 16 random bytes of this process, mixed with its block's address. They are looked at when a block is freed
- * and when `check` is called; a broken one means that somebody wrote where he should not, so everything is zeroed and
+ * A canary is 16 random bytes of this process, mixed with its block's address. They are looked at when a block is freed,
+ * before the application is started and when `check` is called; a broken one means that somebody wrote where he should not, so everything is zeroed and
  * the process ends. A fault of the wrapper itself (SIGSEGV and its like) zeroes everything too before it kills.
  */
 
@@ -90,14 +90,20 @@ on_fault(int number, siginfo_t *info, void *context)
     die(number);
 }
 
+void
+cloudtaser_verify_everything(void)
+{
+    for (const struct chunk *chunk = cloudtaser_chunks; chunk; chunk = chunk->next)
+        for (const struct memory *block = chunk->first; block; block = block->after)
+            cloudtaser_verify(block);
+}
+
 PyDoc_STRVAR(check_doc, "check(): look at all canaries. Ends the process, everything wiped, where one is broken.");
 
 static PyObject *
 check(PyObject *module, PyObject *unused)
 {
-    for (const struct chunk *chunk = cloudtaser_chunks; chunk; chunk = chunk->next)
-        for (const struct memory *block = chunk->first; block; block = block->after)
-            cloudtaser_verify(block);
+    cloudtaser_verify_everything();
     Py_RETURN_NONE;
 }
 

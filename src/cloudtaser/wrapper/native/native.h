@@ -55,6 +55,7 @@ size_t cloudtaser_page(void);
 void cloudtaser_stamp(const struct memory *block);
 int cloudtaser_is_intact(const struct memory *block);
 void cloudtaser_verify(const struct memory *block); /* ends the process where a canary is broken */
+void cloudtaser_verify_everything(void);
 void cloudtaser_wipe(void *at, size_t size);        /* what no compiler leaves out */
 void cloudtaser_wipe_everything(void);              /* safe in a signal handler */
 

@@ -238,6 +238,7 @@ spawn(PyObject *module, PyObject *args)
         !(start.environment = strings(inherited, (size_t)PyList_GET_SIZE(secrets))) ||
         !(block = secret_block(secrets, start.environment)))
         goto done;
+    cloudtaser_verify_everything();
     start.interpreted[0] = SHELL; /* then the file in the place of argv[0], then the arguments */
     pid = start_child(&start);
     result = pid < 0 ? PyErr_SetFromErrno(PyExc_OSError) : Py_BuildValue("(ii)", pid, start.problem);
