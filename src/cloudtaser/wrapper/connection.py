@@ -9,6 +9,7 @@ import _ssl
 import errno
 import posix
 
+from cloudtaser.wrapper import certificates
 from cloudtaser.wrapper.addresses import Endpoint
 from cloudtaser.wrapper.buffers import Buffer
 from cloudtaser.wrapper.config import Config
@@ -70,6 +71,13 @@ class Trust:
     def server_name(self) -> str:
         """The name to ask for and to check."""
         return self.pins.server_name if self._endpoint.broker else self._endpoint.host
+
+    @property
+    def source(self) -> str:
+        """Where the trusted authorities come from."""
+        if self.pins.pem:
+            return "CLOUDTASER_CA"
+        return "VAULT_CACERT" if self._config.ca_file else "the system's store"
 
     def context(self) -> "_Context":
         """The context for a new connection. Raises ConfigError where a file cannot be used."""
@@ -155,13 +163,18 @@ class Connection:
 
     async def start_tls(self, trust: Trust, deadline: float) -> None:
         """The TLS handshake. Raises UnavailableError, which says what is wrong with the certificate."""
-        tls = trust.context()._wrap_bio(self._encrypted_in, self._encrypted_out, False, trust.server_name)
+        context = trust.context()
+        tls = context._wrap_bio(self._encrypted_in, self._encrypted_out, False, trust.server_name)
         self._tls = tls
         try:
             await self._pump(tls.do_handshake, deadline)
         except _ssl.SSLCertVerificationError as error:
             reason = getattr(error, "verify_message", "") or "not trusted"
-            raise HandshakeError(f"the server's certificate is refused: {reason}", on=self._where) from None
+            raise HandshakeError(
+                f"the server's certificate is refused: {reason}",
+                on=self._where,
+                fix=certificates.fix(error.verify_code, context, trust.source),
+            ) from None
         except _ssl.SSLError as error:
             raise HandshakeError(
                 f"the TLS handshake failed: {error.reason or 'closed'}", on=self._where
