@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 # OpenSSL's x509_vfy.h
 _NOT_YET_VALID, _EXPIRED = 9, 10
-_UNKNOWN_ISSUERS = (18, 19, 20, 21)
+_UNKNOWN_ISSUERS = (7, 18, 19, 20, 21)  # 7: one of the same name, as before a rotation
 _WRONG_NAMES = (62, 64)
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 

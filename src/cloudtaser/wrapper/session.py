@@ -51,9 +51,9 @@ class Session:
     """One run's dealings with OpenBao. Only one of its coroutines runs at a time."""
 
     __slots__ = (
-        "_away", "_backoff", "_client", "_complaint", "_config", "_delivered", "_is_pinned", "_log", "_loop",
-        "_next_look", "_next_pod_ca", "_not_before", "_pod_ca_complaint", "_refusals", "_sealing", "_secrets",
-        "_stale", "_token",
+        "_away", "_backoff", "_client", "_complaint", "_config", "_delivered", "_is_blind", "_is_pinned",
+        "_log", "_loop", "_next_look", "_next_pod_ca", "_not_before", "_pod_ca_complaint", "_refusals",
+        "_sealing", "_secrets", "_stale", "_token",
     )  # fmt: skip
 
     def __init__(
@@ -74,6 +74,7 @@ class Session:
         self._not_before = 0.0
         self._away = False
         self._complaint = ""
+        self._is_blind = False
         self._is_pinned = config.endpoint is not None and config.endpoint.broker
         self._next_pod_ca = 0.0
         self._pod_ca_complaint = ""
@@ -241,6 +242,8 @@ class Session:
         await self._log_in()
         self._log.info("logged in anew")
         self._stale |= {secret for secret in self._secrets if secret.has_lease}
+        answer = await self._client.call(b"GET", "auth/token/lookup-self")
+        self._is_blind = answer.status == 403
 
     async def _keep_token(self, lease: Lease) -> None:
         if lease.renewable:
@@ -332,7 +335,11 @@ class Session:
         self._pod_ca_complaint = trouble
 
     async def _token_is_lost(self) -> bool:
-        """Whether the token itself is the reason for a refusal."""
+        """Whether the token itself is the reason for a refusal. Not told of one that may not look at itself,
+        which shows when the one after it may not either.
+        """
+        if self._is_blind:
+            return False
         return (await self._client.call(b"GET", "auth/token/lookup-self")).status == 403
 
     async def _refresh(self, deliver: "Callable[[Values], None]") -> None:

@@ -146,3 +146,59 @@ def test_an_error_line_is_one_line_and_bounded() -> None:
 
 def test_a_path_is_percent_encoded_but_for_its_query() -> None:
     assert quote("secret/data/a b/ü#c?version=2") == b"secret/data/a%20b/%C3%BC%23c?version=2"
+
+
+def certificate(expiration: int, not_before: int = 0) -> Answer:
+    """What the PKI engine answers, without a lease."""
+    fields: dict[str, object] = {"certificate": "PEM", "serial_number": "01", "expiration": expiration}
+    if not_before:
+        fields["not_before"] = not_before
+    return answer({"lease_id": "", "lease_duration": 0, "renewable": False, "data": fields})
+
+
+@pytest.mark.parametrize(
+    ("expiration", "not_before", "due"),
+    [
+        (10_900, 0, 600),  # nothing else is known
+        (10_900, 9_970, 600),  # the server dates back half a minute
+        (19_000, 18_100, 600),  # the server's clock is ahead: a certificate lives 900 s, whatever ours says
+        (1_900, 1_000, 300),  # it is behind: to be on the safe side, half of that
+    ],
+)
+def test_a_certificate_without_a_lease_is_due_at_two_thirds_of_its_life(
+    expiration: int, not_before: int, due: float
+) -> None:
+    secret = Secret(SecretPath("pki/issue/web", None, (("common_name", "app"),)))
+    assert secret.take(certificate(expiration, not_before), 0, 10_000.0) == ""
+    assert secret.lease is not None
+    assert secret.lease.due == due
+    assert not secret.lease.renewable
+    assert not secret.has_lease
+    method, path, body = secret.read_call()
+    assert (method, path) == (b"POST", "pki/issue/web")
+    assert body is not None
+    assert json.loads(bytes(body.view())) == {"common_name": "app"}
+
+
+def test_a_static_roles_password_is_due_when_the_server_changes_it() -> None:
+    fields = {
+        "username": "u",
+        "password": "p",
+        "ttl": 100,
+        "rotation_period": 3600,
+        "last_vault_rotation": "x",
+    }
+    secret = Secret(SecretPath("database/static-creds/legacy"))
+    secret.take(answer({"lease_id": "", "lease_duration": 0, "data": fields}), 1000)
+    assert secret.lease is not None
+    assert secret.lease.due == 1101
+
+
+def test_fields_of_a_kv_secret_are_no_expiry() -> None:
+    fields = {"certificate": "PEM", "serial_number": "01", "expiration": 10, "last_vault_rotation": "x"}
+    first = Secret(SecretPath("kv/app"))
+    first.take(answer({"lease_id": "", "lease_duration": 2764800, "data": fields}), 0)
+    second = Secret(SecretPath("secret/data/app"))
+    second.take(kv2(1, **fields), 0)
+    assert first.lease is None
+    assert second.lease is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 
@@ -204,3 +205,71 @@ def test_a_secret_that_was_deleted_and_made_again_under_its_old_version_is_deliv
     )
     delivered, _ = live(config(), client)
     assert [bytes(values.spans["PASSWORD"].view()) for values in delivered] == [b"new"]
+
+
+class Simulated:
+    """A clock that a test moves from deadline to deadline."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Outage(Script):
+    """Unreachable between two times on the clock; counts who asks meanwhile."""
+
+    def __init__(self, clock: Simulated, since: float, until: float, *said: Said) -> None:
+        super().__init__(*said)
+        self._clock = clock
+        self._since = since
+        self._until = until
+        self.attempts: list[float] = []
+
+    async def read(self, paths: list[str]) -> list[Answer]:
+        if self._since <= self._clock.now < self._until:
+            self.attempts.append(self._clock.now)
+            raise UnavailableError("cannot connect: Connection refused", on="vault:8200")
+        return await super().read(paths)
+
+
+def test_ten_minutes_without_openbao_are_survived_said_once_and_heal_by_themselves() -> None:
+    clock = Simulated()
+    client = Outage(
+        clock,
+        45.0,
+        645.0,
+        kv2("old", 1),
+        metadata(1),
+        metadata(2),
+        metadata(2),
+        kv2("new", 2),
+    )
+    reading, writing = os.pipe()
+    loop = Loop(clock)
+    delivered: list[tuple[float, Values]] = []
+
+    async def life() -> None:
+        session = Session(loop, config(), client, Log(fd=writing))  # type: ignore[arg-type]  # a script
+        await session.start()
+        await session.watch(lambda values: delivered.append((clock.now, values)))
+
+    task = loop.spawn(life())
+    while not task.done:
+        assert task.wait is not None
+        assert task.wait.deadline is not None
+        clock.now = max(clock.now, task.wait.deadline)
+        task.step(False)
+    assert isinstance(task.error, KeyboardInterrupt)  # the script is over
+    os.close(writing)
+    with os.fdopen(reading, "rb") as file:
+        log = file.read().decode()
+    assert log.count("OpenBao unreachable, the application runs on") == 1
+    assert log.count("OpenBao reachable again") == 1
+    ((when, values),) = delivered
+    assert bytes(values.spans["PASSWORD"].view()) == b"new"
+    assert when < 645 + 5  # within one pause of the backoff
+    pauses = [after - before for before, after in itertools.pairwise(client.attempts)]
+    assert max(pauses) <= 4.0
+    assert 150 < len(client.attempts) < 600  # two seconds on average
+    assert len({round(pause, 3) for pause in pauses}) > len(pauses) / 2  # jitter
