@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from cloudtaser.demo.postgres import PostgresServer
-from tests.integration.test_wrapper_openbao import QUICK, Vault, dynamic_role, vault  # noqa: F401  # a fixture
+from tests.integration.test_wrapper_openbao import dynamic_role, vault  # noqa: F401  # a fixture
+from tests.integration.wrapper_vault import QUICK, Vault
 from tests.memory_scan import copies, random_text, scan, secret_mappings
 from tests.tls_tap import Tap
 from tests.unit.wrapper.launch import (
