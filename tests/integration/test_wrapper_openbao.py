@@ -29,6 +29,10 @@ from tests.integration.wrapper_vault import (
 from tests.unit.wrapper.launch import Wrapped, run, wait_for_state
 
 
+# what other suites of the wrapper take from here
+__all__ = ["QUICK", "Vault", "dynamic_role", "vault"]
+
+
 @pytest.fixture(scope="module")
 def vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vault]:
     directory = tmp_path_factory.mktemp("vault")
