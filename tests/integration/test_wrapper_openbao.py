@@ -28,7 +28,6 @@ from tests.integration.wrapper_vault import (
 )
 from tests.unit.wrapper.launch import Wrapped, run, wait_for_state
 
-
 # what other suites of the wrapper take from here
 __all__ = ["QUICK", "Vault", "dynamic_role", "vault"]
 
