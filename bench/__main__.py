@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-COMPARISONS = ("beacon/compare.py", "chain/compare.py")
+COMPARISONS = ("beacon/compare.py", "chain/compare.py", "wrapper/compare.py")
 
 
 def main() -> int:
