@@ -120,7 +120,8 @@ def _script(command: list[str], seconds: float, folder: Path, environment: dict[
 echo 0 > /proc/sys/kernel/printk
 /bin/busybox ip link set lo up
 cd {shlex.quote(str(folder))}
-setsid {shlex.join(command)} > {OUT}/output 2>&1 < /dev/null &
+set -m  # else what runs in the background ignores SIGINT and SIGQUIT, and so do its children
+{shlex.join(command)} > {OUT}/output 2>&1 < /dev/null &
 command=$!
 ( sleep {seconds} && touch {OUT}/late && kill -KILL -- -$command ) > /dev/null 2>&1 &
 wait $command

@@ -1,0 +1,210 @@
+/* Files under /proc/PID, and the ways round a rule about their paths (vectors 1-17). */
+#define _GNU_SOURCE
+#include "attack.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static int opened(const struct target *t, const char *name)
+{
+	return open(proc_path(t->pid, name), O_RDONLY | O_CLOEXEC);
+}
+
+/* The whole of a small file; its first bytes are the evidence unless it holds the canary's variable. */
+static void whole(int file)
+{
+	static char content[65536];
+	size_t length = 0;
+	ssize_t got;
+	if (file < 0)
+		failed("open");
+	while ((got = read(file, content + length, sizeof content - 1 - length)) > 0)
+		length += (size_t)got;
+	if (got < 0 && !length)
+		failed("read");
+	char *canary = memmem(content, length, "CANARY=", 7);
+	if (canary)
+		succeeded_with(canary + 7);
+	succeeded(content, length < 60 ? length : 60);
+}
+
+static void environ_(const struct target *t) { whole(opened(t, "environ")); }
+static void mem(const struct target *t) { read_out(opened(t, "mem"), t, (off_t)t->address); }
+static void maps(const struct target *t) { whole(opened(t, "maps")); }
+static void smaps(const struct target *t) { whole(opened(t, "smaps")); }
+static void smaps_rollup(const struct target *t) { whole(opened(t, "smaps_rollup")); }
+static void numa_maps(const struct target *t) { whole(opened(t, "numa_maps")); }
+static void auxv(const struct target *t) { whole(opened(t, "auxv")); }
+static void stack(const struct target *t) { whole(opened(t, "stack")); }
+static void syscall_(const struct target *t) { whole(opened(t, "syscall")); }
+static void io(const struct target *t) { whole(opened(t, "io")); }
+static void coredump_filter(const struct target *t) { whole(opened(t, "coredump_filter")); }
+
+static void mem_write(const struct target *t)
+{
+	char byte;
+	int file = open(proc_path(t->pid, "mem"), O_RDWR | O_CLOEXEC);
+	if (file < 0)
+		failed("open");
+	if (pread(file, &byte, 1, (off_t)t->address) != 1 || pwrite(file, &byte, 1, (off_t)t->address) != 1)
+		failed("write");
+	succeeded_with("written");
+}
+
+static void pagemap(const struct target *t)
+{
+	unsigned long entry = 0;
+	int file = opened(t, "pagemap");
+	if (file < 0)
+		failed("open");
+	if (pread(file, &entry, 8, (off_t)(t->address / 4096 * 8)) != 8)
+		failed("read");
+	succeeded_with(entry >> 63 ? "present" : "absent");
+}
+
+static void task_environ(const struct target *t)
+{
+	char name[64];
+	snprintf(name, sizeof name, "task/%d/environ", t->tid);
+	whole(opened(t, name));
+}
+
+static void task_mem(const struct target *t)
+{
+	char name[64];
+	snprintf(name, sizeof name, "task/%d/mem", t->tid);
+	read_out(opened(t, name), t, (off_t)t->address);
+}
+
+/* A thread has an entry of its own that no listing shows. */
+static void thread_environ(const struct target *t)
+{
+	whole(open(proc_path(t->tid, "environ"), O_RDONLY | O_CLOEXEC));
+}
+
+static void by_dirfd(const struct target *t)
+{
+	int folder = open(proc_path(t->pid, ""), O_PATH | O_DIRECTORY | O_CLOEXEC);
+	whole(openat(folder, "environ", O_RDONLY | O_CLOEXEC));
+}
+
+static void by_o_path(const struct target *t)
+{
+	char again[64];
+	int name = open(proc_path(t->pid, "environ"), O_PATH | O_CLOEXEC);
+	if (name < 0)
+		failed("open");
+	snprintf(again, sizeof again, "/proc/self/fd/%d", name);
+	whole(open(again, O_RDONLY | O_CLOEXEC));
+}
+
+static void other_mount(const struct target *t)
+{
+	char path[128];
+	if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
+		failed("unshare");
+	mkdir("/run/other-proc", 0755);
+	if (mount("proc", "/run/other-proc", "proc", 0, NULL))
+		failed("mount");
+	snprintf(path, sizeof path, "/run/other-proc/%d/environ", t->pid);
+	whole(open(path, O_RDONLY | O_CLOEXEC));
+}
+
+/* Lists a folder of links; the evidence is its first entries. */
+static void listed(const struct target *t, const char *name)
+{
+	char evidence[64] = "entries";
+	int folder = open(proc_path(t->pid, name), O_RDONLY | O_DIRECTORY | O_CLOEXEC), count = 0;
+	if (folder < 0)
+		failed("open");
+	DIR *entries = fdopendir(folder);
+	errno = 0;
+	for (struct dirent *entry; entries && (entry = readdir(entries));)
+		if (entry->d_name[0] != '.')
+			count++;
+	if (errno)
+		failed("readdir");
+	if (!count) {
+		errno = ENOENT;
+		failed("nothing listed");
+	}
+	snprintf(evidence, sizeof evidence, "%d entries", count);
+	succeeded_with(evidence);
+}
+
+static void fd_list(const struct target *t) { listed(t, "fd"); }
+static void fdinfo_list(const struct target *t) { listed(t, "fdinfo"); }
+static void map_files_list(const struct target *t) { listed(t, "map_files"); }
+
+static void fd_open(const struct target *t)
+{
+	char name[32];
+	snprintf(name, sizeof name, "fd/%d", t->descriptor);
+	read_out(opened(t, name), t, 0);
+}
+
+static void fdinfo_open(const struct target *t)
+{
+	char name[32];
+	snprintf(name, sizeof name, "fdinfo/%d", t->descriptor);
+	whole(opened(t, name));
+}
+
+/* Opens a mapped file through the address range that the caller passes. */
+static void map_files_open(const struct target *t)
+{
+	char name[96];
+	snprintf(name, sizeof name, "map_files/%s", t->extra);
+	whole(opened(t, name));
+}
+
+static void link_read(const struct target *t, const char *name)
+{
+	char target[256];
+	ssize_t length = readlink(proc_path(t->pid, name), target, sizeof target);
+	if (length < 0)
+		failed("readlink");
+	succeeded(target, (size_t)length);
+}
+
+static void exe_link(const struct target *t) { link_read(t, "exe"); }
+static void cwd_link(const struct target *t) { link_read(t, "cwd"); }
+static void root_link(const struct target *t) { link_read(t, "root"); }
+static void ns_link(const struct target *t) { link_read(t, "ns/mnt"); }
+
+static void exe_open(const struct target *t)
+{
+	char magic[5] = "";
+	int file = opened(t, "exe");
+	if (file < 0 || read(file, magic, 4) != 4)
+		failed("open");
+	succeeded_with(magic + 1);
+}
+
+static void root_walk(const struct target *t) { whole(opened(t, "root/etc/hostname")); }
+
+static void ns_open(const struct target *t)
+{
+	if (opened(t, "ns/mnt") < 0)
+		failed("open");
+	succeeded_with("opened");
+}
+
+const struct attack proc_attacks[] = {
+	{"environ", environ_}, {"mem", mem}, {"mem-write", mem_write}, {"maps", maps}, {"smaps", smaps},
+	{"smaps_rollup", smaps_rollup}, {"numa_maps", numa_maps}, {"pagemap", pagemap}, {"auxv", auxv}, {"stack", stack},
+	{"syscall", syscall_}, {"io", io}, {"coredump_filter", coredump_filter}, {"task-environ", task_environ},
+	{"task-mem", task_mem}, {"thread-environ", thread_environ}, {"dirfd", by_dirfd}, {"o_path", by_o_path},
+	{"other-mount", other_mount}, {"fd-list", fd_list}, {"fd-open", fd_open}, {"fdinfo-list", fdinfo_list},
+	{"fdinfo-open", fdinfo_open}, {"map_files-list", map_files_list}, {"map_files-open", map_files_open},
+	{"exe-link", exe_link}, {"exe-open", exe_open}, {"cwd-link", cwd_link}, {"root-link", root_link},
+	{"root-walk", root_walk}, {"ns-link", ns_link}, {"ns-open", ns_open}, {0},
+};
