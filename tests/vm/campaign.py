@@ -1,7 +1,8 @@
-"""All attacks of the table against one agent, inside the VM: before it runs, while it detects, while it enforces.
+"""All attacks of the table against one agent, inside the VM: before it runs, while it detects, while it
+enforces.
 
-`python -m tests.vm.campaign` writes what came of each to a report, which the tests on the host read. What a row must be
-is not decided here but in `test_vectors`.
+`python -m tests.vm.campaign` writes what came of each to a report, which the tests on the host read. What a
+row must be is not decided here but in `test_vectors`.
 """
 
 from __future__ import annotations

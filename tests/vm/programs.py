@@ -1,6 +1,7 @@
 """The programs in C that run inside the VM, compiled on the host once per change.
 
-`stage`'s callers use `attack` and `victim`. Both are static, so that they start in milliseconds on an emulated processor.
+`stage`'s callers use `attack` and `victim`. Both are static, so that they start in milliseconds on an
+emulated processor.
 """
 
 from __future__ import annotations

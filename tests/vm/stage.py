@@ -1,6 +1,8 @@
-"""The scene inside a VM: a host and a pod, attackers in both, victims in the pod, and what attacks need besides.
+"""The scene inside a VM: a host and a pod, attackers in both, victims in the pod, and what attacks need
+besides.
 
-`campaign` and the scenarios run on it. Only ever used inside a throw-away machine: it changes the machine's settings.
+`campaign` and the scenarios run on it. Only ever used inside a throw-away machine: it changes the machine's
+settings.
 """
 
 from __future__ import annotations
@@ -39,9 +41,9 @@ class Stage:
         self.host = Crew(programs.attack, pod=False)
         self.pod = Crew(programs.attack, pod=True)
 
-    def victim(self, canary: str = CANARY, **environment: str) -> Victim:
+    def victim(self, canary: str = CANARY) -> Victim:
         """A new victim in the pod, unprotected so far."""
-        return self.pod.victim(self.programs.victim, canary, **environment)
+        return self.pod.victim(self.programs.victim, canary)
 
     def bind_namespace(self, victim: Victim) -> None:
         """Bind the victim's mount namespace to a file, as an attacker would in time."""

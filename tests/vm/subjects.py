@@ -1,4 +1,5 @@
-"""Victims and attackers in the VM: a pod's pid namespace with a process that starts both, and the same on the host.
+"""Victims and attackers in the VM: a pod's pid namespace with a process that starts both, and the same on the
+host.
 
 `stage` uses it, inside the VM. `attacks/main.c` is the other side and says what is spoken between them.
 """
@@ -141,10 +142,9 @@ class Crew:
             else:
                 return Outcome(attacker, done, text, int(rest))
 
-    def victim(self, program: Path, canary: str, uid: int = USER, **environment: str) -> Victim:
+    def victim(self, program: Path, canary: str, uid: int = USER) -> Victim:
         """Start a victim that has the canary in its environment."""
-        variables = " ".join(f"{name}={value}" for name, value in {"CANARY": canary, **environment}.items())
-        self._control.send(f"start {uid} {program} {variables}".encode())
+        self._control.send(f"start {uid} {program} CANARY={canary}".encode())
         _, ancillary, _, _ = self._control.recvmsg(1024, 256)
         descriptors = array.array("i")
         for _, kind, content in ancillary:

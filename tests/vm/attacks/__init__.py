@@ -1,1 +1,1 @@
-"""The attacks: a program in C for each way to another process's secret, and the table that says what each must give."""
+"""The attacks: programs in C for each way to a process's secret, and the table of what each must give."""

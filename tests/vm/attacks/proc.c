@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 static int opened(const struct target *t, const char *name)
@@ -198,6 +199,90 @@ static void ns_open(const struct target *t)
 	succeeded_with("opened");
 }
 
+static double now(void)
+{
+	struct timespec time;
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
+}
+
+/* Whether this process's environment can be read and holds the text. */
+static int leaks(pid_t pid, const char *text)
+{
+	static char content[65536];
+	int file = open(proc_path(pid, "environ"), O_RDONLY | O_CLOEXEC);
+	if (file < 0)
+		return 0;
+	ssize_t got = read(file, content, sizeof content);
+	close(file);
+	return got > 0 && memmem(content, (size_t)got, text, strlen(text));
+}
+
+/* Again and again for a time, in search of a gap. `extra`: seconds, and the secret. */
+static void environ_loop(const struct target *t)
+{
+	double seconds;
+	char secret[128], text[64];
+	long tries = 0;
+	errno = EINVAL;
+	if (sscanf(t->extra, "%lf %127s", &seconds, secret) != 2)
+		failed("extra");
+	for (double end = now() + seconds; now() < end; tries++)
+		if (leaks(t->pid, secret))
+			succeeded_with(secret);
+	errno = EPERM;
+	snprintf(text, sizeof text, "%ld tries", tries);
+	failed(text);
+}
+
+/* The same over all processes there are, in search of a child that is not protected yet. */
+static void scan_loop(const struct target *t)
+{
+	double seconds;
+	char secret[128], text[64];
+	long tries = 0;
+	errno = EINVAL;
+	if (sscanf(t->extra, "%lf %127s", &seconds, secret) != 2)
+		failed("extra");
+	for (double end = now() + seconds; now() < end;) {
+		DIR *processes = opendir("/proc");
+		for (struct dirent *entry; processes && (entry = readdir(processes));) {
+			pid_t pid = atoi(entry->d_name);
+			if (pid <= 0 || pid == getpid())
+				continue;
+			tries++;
+			if (leaks(pid, secret))
+				succeeded_with(secret);
+		}
+		closedir(processes);
+	}
+	errno = EPERM;
+	snprintf(text, sizeof text, "%ld tries", tries);
+	failed(text);
+}
+
+/* Guesses the numbers to come instead of listing: a child's entry is there before a listing shows it. */
+static void guess_loop(const struct target *t)
+{
+	double seconds;
+	char secret[128], text[64];
+	long tries = 0;
+	errno = EINVAL;
+	if (sscanf(t->extra, "%lf %127s", &seconds, secret) != 2)
+		failed("extra");
+	pid_t from = t->pid;
+	for (double end = now() + seconds; now() < end;)
+		for (pid_t pid = from; pid < from + 64; pid++, tries++) {
+			if (leaks(pid, secret))
+				succeeded_with(secret);
+			if (!access(proc_path(pid, "stat"), F_OK))
+				from = pid;
+		}
+	errno = EPERM;
+	snprintf(text, sizeof text, "%ld tries", tries);
+	failed(text);
+}
+
 const struct attack proc_attacks[] = {
 	{"environ", environ_}, {"mem", mem}, {"mem-write", mem_write}, {"maps", maps}, {"smaps", smaps},
 	{"smaps_rollup", smaps_rollup}, {"numa_maps", numa_maps}, {"pagemap", pagemap}, {"auxv", auxv}, {"stack", stack},
@@ -206,5 +291,6 @@ const struct attack proc_attacks[] = {
 	{"other-mount", other_mount}, {"fd-list", fd_list}, {"fd-open", fd_open}, {"fdinfo-list", fdinfo_list},
 	{"fdinfo-open", fdinfo_open}, {"map_files-list", map_files_list}, {"map_files-open", map_files_open},
 	{"exe-link", exe_link}, {"exe-open", exe_open}, {"cwd-link", cwd_link}, {"root-link", root_link},
-	{"root-walk", root_walk}, {"ns-link", ns_link}, {"ns-open", ns_open}, {0},
+	{"root-walk", root_walk}, {"ns-link", ns_link}, {"ns-open", ns_open}, {"environ-loop", environ_loop},
+	{"scan-loop", scan_loop}, {"guess-loop", guess_loop}, {0},
 };

@@ -1,7 +1,8 @@
-"""Every attack, the vector it tries, who can carry it out without protection, and the error that protection gives.
+"""Every attack, the vector it tries, who can carry it out without protection, and the error that protection
+gives.
 
-`stage` carries them out in a VM, `test_table` holds that no vector of `cloudtaser.ebpf.vectors` is without one.
-Knows nothing of either: plain data.
+`stage` carries them out in a VM, `test_table` holds that no vector of `cloudtaser.ebpf.vectors` is without
+one. Knows nothing of either: plain data.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ LINKS = frozenset({14, 15, 16, 17, 32})
 class Attack:
     """One attack on the victim.
 
-    `errors` are the ones that a denial may give: one, but where kernels differ. `fatal`: the victim does not outlive
-    success, so each try gets a victim of its own. `extra` names what `stage` passes besides. `kernels` are the first
-    with this way in, and the first without.
+    `errors` are the ones that a denial may give: one, but where kernels differ. `fatal`: the victim does not
+    outlive success, so each try gets a victim of its own. `extra` names what `stage` passes besides.
+    `kernels` are the first with this way in, and the first without.
     """
 
     vector: int

@@ -7,6 +7,8 @@
  *   userfaultfd       asks for faults of its own; the error's name or 0
  *   own               reads what of its own under /proc an application reads; "ok" or the file that failed
  *   fork              a child with all of this; its pid
+ *   storm COUNT       as many children, one after the other, each gone at once; how many there were
+ *   threads COUNT     as many threads, likewise
  *   exec              itself anew; the first line again
  *   send              sends the secret over a socket; the error's name or 0
  *   gone              nothing (the child of `fork` answers nothing either)
@@ -26,6 +28,7 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static void *wait_for_ever(void *told)
@@ -34,6 +37,11 @@ static void *wait_for_ever(void *told)
 	for (;;)
 		pause();
 	return NULL;
+}
+
+static void *end_at_once(void *nothing)
+{
+	return nothing;
 }
 
 static void answer(const char *text)
@@ -151,6 +159,27 @@ int main(void)
 				for (;;)
 					pause();
 			snprintf(text, sizeof text, "%d", child);
+			answer(text);
+		} else if (!strncmp(line, "storm ", 6)) {
+			int made = 0;
+			for (int wanted = atoi(line + 6); made < wanted; made++) {
+				pid_t child = fork();
+				if (child < 0)
+					break;
+				if (!child)
+					_exit(0);
+				waitpid(child, NULL, 0);
+			}
+			snprintf(text, sizeof text, "%d", made);
+			answer(text);
+		} else if (!strncmp(line, "threads ", 8)) {
+			int made = 0;
+			for (int wanted = atoi(line + 8); made < wanted; made++) {
+				pthread_t one;
+				if (pthread_create(&one, NULL, end_at_once, NULL) || pthread_join(one, NULL))
+					break;
+			}
+			snprintf(text, sizeof text, "%d", made);
 			answer(text);
 		} else if (!strcmp(line, "exec")) {
 			execl("/proc/self/exe", "victim", NULL);
