@@ -7,13 +7,17 @@ row must be is not decided here but in `test_vectors`.
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
-from tests.vm.attacks.table import ATTACKS, Attack, Subject
-from tests.vm.stage import Stage, note_mapping, succeeded
-from tests.vm.subjects import Victim
+from tests.vm import scenarios
+from tests.vm.attacks.table import ATTACKS, SCENARIOS, Attack, Evidence, Scenario, Subject
+from tests.vm.stage import CANARY, Stage, note_mapping
+from tests.vm.subjects import Outcome, Victim
 
 SENTINEL = "coredump_filter"  # an attack on a victim of its own, whose event comes behind all earlier ones
 
@@ -51,22 +55,27 @@ class Campaign:
         self._stage, self._version = stage, version
         self.rows: list[Row] = []
         self._watch: Watch | None = None
-        self._victim = self._new()
-        self._sentinel = self._new()
-        stage.bind_namespace(self._victim)
+        self._agent = 0
+        self._objects = scenarios.decoys()
+        self.victim = self.new()
+        self._sentinel = self.new()
+        stage.bind_namespace(self.victim)
 
-    def _new(self) -> Victim:
+    def new(self) -> Victim:
+        """A victim that is registered if there is an agent."""
         victim = self._stage.victim()
         note_mapping(victim)
         if self._watch is not None:
             self._watch.protect(victim)
         return victim
 
-    def guard(self, watch: Watch | None) -> None:
-        """From here on with this agent; the lasting victims are registered."""
-        self._watch = watch
-        if watch is not None:
-            watch.protect(self._victim)
+    def guard(self, watch: Watch, agent: int, objects: dict[str, int]) -> None:
+        """From here on with this agent, of this pid and with these BPF objects; the lasting victims are
+        registered."""
+        first = self._watch is None
+        self._watch, self._agent, self._objects = watch, agent, objects
+        if first:
+            watch.protect(self.victim)
             watch.protect(self._sentinel)
 
     def run(self, phase: str, attacks: tuple[Attack, ...] = ATTACKS) -> None:
@@ -74,34 +83,78 @@ class Campaign:
         for attack in attacks:
             for subject in Subject:
                 if subject in attack.by:
-                    self.rows.append(self._one(phase, attack, subject))
+                    self.rows.append(self._attack(phase, attack, subject))
 
-    def _one(self, phase: str, attack: Attack, subject: Subject) -> Row:
+    def _attack(self, phase: str, attack: Attack, subject: Subject) -> Row:
         first, without = attack.kernels
-        victim = self._new() if attack.fatal else self._victim
+        victim = self.new() if attack.fatal else self.victim
+        self.forget()
         outcome = self._stage.attack(attack, subject, victim)
-        events = self.since() if self._watch is not None else []
+        events = self.since()
         if attack.fatal:
             victim.close()
-        return Row(
-            phase=phase,
-            vector=attack.vector,
-            name=attack.name,
-            subject=subject.name,
-            expected=first <= self._version < without,
-            succeeded=succeeded(attack, outcome),
-            text=outcome.text,
-            error=outcome.error,
-            status=outcome.status,
-            events=[event for event in events if event["source"]["pid"] == outcome.attacker],
-        )
+        possible = first <= self._version < without
+        mine = [event for event in events if event["source"]["pid"] == outcome.attacker]
+        return _row(phase, attack, subject, possible, outcome, mine)
+
+    def play(self, phase: str, *, harmless: bool = False) -> None:
+        """Each scenario; `harmless`: not those that end what they are about when they succeed."""
+        for scenario in SCENARIOS:
+            if not (harmless and scenario.destroys):
+                self.rows.append(self._scenario(phase, scenario))
+
+    def _scenario(self, phase: str, scenario: Scenario) -> Row:
+        stand_in = None if self._agent else scenarios.sleeper()
+        agent = stand_in.pid if stand_in else self._agent
+        scene = scenarios.Scene(self._stage, self.victim, self.new, agent, self._objects)
+        self.forget()
+        outcome = scenarios.RUN[scenario.name](scene)
+        with suppress(ProcessLookupError):
+            os.kill(agent, signal.SIGCONT)  # one that was stopped goes on
+        events = self.since()
+        if stand_in:
+            stand_in.kill()
+            stand_in.wait()
+        scenarios.restore()
+        if scenario.many:
+            mine = [event for event in events if event["target"]["pid"] == self.victim.pid]
+        else:
+            mine = [event for event in events if event["source"]["pid"] == outcome.attacker]
+        return _row(phase, scenario, Subject.HOST, True, outcome, mine)
+
+    def forget(self) -> None:
+        """Leave out what was told of before."""
+        self.since()
 
     def since(self) -> list[dict[str, Any]]:
-        """All events since the last call: an attack of our own is the last one."""
-        assert self._watch is not None
+        """All events since the last call: an attack of our own is the last one. None without an agent."""
+        if self._watch is None:
+            return []
         by = self._stage.host.attack(SENTINEL, Subject.HOST, self._sentinel).attacker
         return self._watch.events(lambda event: bool(event["source"]["pid"] == by))
 
     def report(self) -> list[dict[str, Any]]:
         """All rows, as plain data."""
         return [asdict(row) for row in self.rows]
+
+
+def _row(
+    phase: str,
+    attack: Attack | Scenario,
+    subject: Subject,
+    possible: bool,
+    outcome: Outcome,
+    events: list[dict[str, Any]],
+) -> Row:
+    return Row(
+        phase=phase,
+        vector=attack.vector,
+        name=attack.name,
+        subject=subject.name,
+        expected=possible,
+        succeeded=outcome.done and (attack.evidence is not Evidence.CANARY or outcome.text == CANARY),
+        text=outcome.text,
+        error=outcome.error,
+        status=outcome.status,
+        events=events,
+    )

@@ -12,8 +12,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.vm.attacks.table import Attack, Evidence, Subject
-from tests.vm.subjects import Crew, Outcome, Victim
+from tests.vm.attacks.table import Attack, Subject
+from tests.vm.subjects import Crew, Outcome, Victim, pod_cgroup
 
 CANARY = "canary-5f1d8a07c3e94b62"
 SCRATCH = Path("/run/stage")
@@ -39,7 +39,7 @@ class Stage:
         self.programs = programs
         _settings()
         self.host = Crew(programs.attack, pod=False)
-        self.pod = Crew(programs.attack, pod=True)
+        self.pod = Crew(programs.attack, pod=True, cgroup=pod_cgroup())
 
     def victim(self, canary: str = CANARY) -> Victim:
         """A new victim in the pod, unprotected so far."""
@@ -78,11 +78,6 @@ class Stage:
         """End pod and host."""
         self.pod.close()
         self.host.close()
-
-
-def succeeded(attack: Attack, outcome: Outcome) -> bool:
-    """Whether the attacker has what it wanted."""
-    return outcome.done and (attack.evidence is not Evidence.CANARY or outcome.text == CANARY)
 
 
 _mappings: dict[int, str] = {}

@@ -18,7 +18,9 @@ from tests.vm.attacks.table import Subject
 
 USER = 65532
 SECONDS = 60.0  # an attack has 30 by its own alarm
-PODS = Path("/sys/fs/cgroup/kubepods.slice")
+CGROUPS = Path("/sys/fs/cgroup")
+POD_UID = "0d6f1c3e-58a1-4b60-9c1d-2f6a7c4e9b55"
+CONTAINER_ID = "4be1" * 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,16 @@ class Victim:
 def _inner(task: Path) -> int:
     status = (task / "status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith("NSpid:")).split()[-1])
+
+
+def pod_cgroup() -> Path:
+    """The cgroup of the pod's only container, made as a kubelet with the systemd driver makes it."""
+    name = f"kubepods-burstable-pod{POD_UID.replace('-', '_')}.slice"
+    folder = (
+        CGROUPS / "kubepods.slice/kubepods-burstable.slice" / name / f"cri-containerd-{CONTAINER_ID}.scope"
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 class Crew:

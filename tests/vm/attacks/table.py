@@ -138,6 +138,56 @@ ATTACKS = (
     Attack(40, "kallsyms", EPERM, node=True),
     Attack(40, "sysrq", EPERM, by=ROOT, node=True),
     Attack(40, "renamed-mem", EPERM, by=ROOT, extra="memory device", node=True),
-    Attack(41, "fanotify", EPERM, by=ROOT, extra="program", node=True),
     Attack(42, "userns", EPERM, node=True),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """An attack of several steps, by root on the host or the victim itself; `scenarios` has the steps.
+
+    `destroys`: success ends what is attacked, so it is not tried where it would succeed against the agent.
+    `many`: a whole program that comes upon several refusals. `seen`: nothing refuses it, one event tells of
+    it.
+    """
+
+    vector: int
+    name: str
+    errors: tuple[str, ...] = EPERM
+    evidence: Evidence = Evidence.ACCESS
+    destroys: bool = False
+    many: bool = False
+    seen: bool = False
+    told: frozenset[int] = frozenset()
+
+
+SCENARIOS = (
+    Scenario(20, "traceme"),
+    Scenario(31, "core-file", ("none",), CANARY),
+    Scenario(31, "core-pipe", ("none",), CANARY),
+    Scenario(34, "gdb", evidence=CANARY, many=True),
+    Scenario(34, "gcore", evidence=CANARY, many=True),
+    Scenario(34, "strace", many=True),
+    Scenario(34, "ltrace", many=True),
+    Scenario(35, "map-by-id"),
+    Scenario(35, "prog-by-id"),
+    Scenario(35, "link-by-id"),
+    Scenario(36, "pin-open"),
+    Scenario(36, "pin-rename"),
+    Scenario(36, "pin-unlink", destroys=True),
+    Scenario(36, "bpffs-umount", destroys=True),
+    Scenario(43, "agent-stop"),
+    Scenario(43, "agent-freeze"),
+    Scenario(43, "agent-term", destroys=True),
+    Scenario(43, "agent-kill", destroys=True),
+    Scenario(43, "socket-replace", destroys=True),
+    Scenario(43, "socket-unlink", destroys=True),
+    Scenario(44, "cgroup-move", seen=True),
+)
+
+# vectors that no attack can show: what stands in its place
+ELSEWHERE = {
+    41: "checks: a traced or supervised process is not registered",
+    45: "not built: the agent must say that it is not here",
+    46: "asked of the pod and reported by the command line, not the kernel",
+}

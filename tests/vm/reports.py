@@ -1,0 +1,76 @@
+"""One report for each kernel and way to boot it, made when a test first asks for it.
+
+`test_vectors` and `tables` read them.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from tests.vm import kernels, machine, programs
+from tests.vm.machine import Boot
+
+SECONDS = 900  # a quiet machine takes 90; with everything, several times that under load
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A kernel, how it boots, and the tier that must be found there."""
+
+    kernel: str
+    boot: Boot
+    tier: str
+
+    @property
+    def name(self) -> str:
+        """As tests and tables call it."""
+        without = [
+            word
+            for word, there in (
+                ("bpf-lsm", self.boot.lsm_bpf),
+                ("btf", self.boot.btf),
+                ("secretmem", self.boot.secretmem),
+            )
+            if not there
+        ]
+        return "-".join([self.kernel, *(f"no-{word}" for word in without)])
+
+
+CASES = {
+    case.name: case
+    for case in (
+        Case("6.12", Boot(), "lsm"),
+        Case("6.1", Boot(), "lsm"),
+        Case("newest", Boot(), "lsm"),
+        Case("6.1", Boot(lsm_bpf=False), "fmod_ret"),
+        Case("6.12", Boot(lsm_bpf=False), "fmod_ret"),
+        Case("newest", Boot(lsm_bpf=False), "fmod_ret"),
+        Case("6.12", Boot(btf=False, secretmem=False), "none"),
+    )
+}
+
+
+@functools.cache
+def report(name: str, *, whole: bool) -> dict[str, Any]:
+    """What `inside` found in that case; `whole` with the scenarios and checks."""
+    case = CASES[name]
+    kernel = kernels.kernel(case.kernel)
+    module = next(file for file in kernel.modules if file.name == "overlay.ko")
+    result = machine.run(
+        kernel,
+        [
+            *(sys.executable, "-m", "tests.vm.inside"),
+            *(str(programs.program("attack")), str(programs.program("victim")), str(module)),
+            "whole" if whole else "quick",
+        ],
+        seconds=SECONDS,
+        boot=case.boot,
+    )
+    if "report.json" not in result.files:
+        raise machine.MachineError(f"no report from {name} (status {result.status}):\n{result.output}")
+    found: dict[str, Any] = json.loads(result.files["report.json"])
+    return found
