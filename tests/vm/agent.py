@@ -24,6 +24,7 @@ from tests.vm.subjects import Victim
 SOCKET = "/run/cloudtaser/agent.sock"
 ADDRESS = "127.0.0.1:9090"
 RUNTIME_CGROUP = "/sys/fs/cgroup/system.slice/containerd.service"
+START = "from cloudtaser.ebpf.app import main; raise SystemExit(main())"
 START_SECONDS = 120.0  # an emulated processor loads the programs in 3 s, a busy one in 30
 EVENT_SECONDS = 60.0
 
@@ -53,7 +54,7 @@ class Agent:
 
     def _start(self) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "cloudtaser.ebpf"],
+            [sys.executable, "-c", START],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -61,9 +61,9 @@ class Campaign:
         self._sentinel = self.new()
         stage.bind_namespace(self.victim)
 
-    def new(self) -> Victim:
+    def new(self, named: str = "") -> Victim:
         """A victim that is registered if there is an agent."""
-        victim = self._stage.victim()
+        victim = self._stage.victim(named=named)
         note_mapping(victim)
         if self._watch is not None:
             self._watch.protect(victim)
@@ -87,7 +87,7 @@ class Campaign:
 
     def _attack(self, phase: str, attack: Attack, subject: Subject) -> Row:
         first, without = attack.kernels
-        victim = self.new() if attack.fatal else self.victim
+        victim = self.new(attack.named) if attack.fatal else self.victim
         self.forget()
         outcome = self._stage.attack(attack, subject, victim)
         events = self.since()
@@ -117,7 +117,7 @@ class Campaign:
             stand_in.wait()
         scenarios.restore()
         if scenario.many:
-            mine = [event for event in events if event["target"]["pid"] == self.victim.pid]
+            mine = [event for event in events if event["target"].get("pid") == self.victim.pid]
         else:
             mine = [event for event in events if event["source"]["pid"] == outcome.attacker]
         return _row(phase, scenario, Subject.HOST, True, outcome, mine)

@@ -154,6 +154,13 @@ def a_core_of_an_unprotected_process(ground: Ground) -> str:
     return "" if core.exists() and PLAIN.encode() in core.read_bytes() else "no core"
 
 
+def a_signal_of_its_own_meaning(ground: Ground) -> str:
+    """SIGUSR1 opens an inspector in some programs; in others it reopens logs, and arrives."""
+    with closing(ground.campaign.new()) as victim:
+        outcome = ground.stage.host.attack("sigusr1", Subject.HOST, victim)
+        return "" if outcome.done and victim.hear() == "inspector open" else outcome.text
+
+
 def harmless_bpf(ground: Ground) -> str:
     """Maps and programs that cannot read memory load for everybody who may."""
     for subject in (Subject.HOST, Subject.POD):
@@ -207,6 +214,30 @@ def a_handle_opened_before(ground: Ground) -> str:
     return ""
 
 
+def a_userfaultfd_elsewhere(ground: Ground) -> str:
+    """Somebody can answer its page faults, and so stop it and fill its memory: not registered."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with closing(ground.stage.host.victim(ground.stage.programs.victim, CANARY, uid=0)) as victim:
+        number = int(victim.ask("userfaultfd"))
+        process = os.pidfd_open(victim.pid)
+        stolen = libc.syscall(438, process, number, 0)  # pidfd_getfd
+        os.close(process)
+        if stolen < 0:
+            return f"pidfd_getfd: {os.strerror(ctypes.get_errno())}"
+        try:
+            return _refused(ground, victim, "held")
+        finally:
+            os.close(stolen)
+
+
+def a_supervised_process(ground: Ground) -> str:
+    """Somebody may answer its system calls (seccomp user notification): not registered."""
+    with closing(ground.stage.victim()) as victim:
+        if victim.ask("supervise") != "0":
+            return "the kernel gave no listener"
+        return _refused(ground, victim, "traced")
+
+
 def another_executable(ground: Ground) -> str:
     """Who is not on the list is not registered."""
     other = SCRATCH / "other"
@@ -227,13 +258,15 @@ def _await(condition: Callable[[], bool]) -> None:
     raise TimeoutError("what was waited for did not come")
 
 
-def _while(ground: Ground, attack: str, victim: Victim | int, seconds: float, work: Callable[[], str]) -> str:
+def _while(ground: Ground, attack: str, victim: Victim | int, work: Callable[[], str]) -> str:
     """Do something while an attacker tries again and again; what either found wrong."""
+    end = SCRATCH / "end"
+    end.unlink(missing_ok=True)
     with closing(Crew(ground.stage.programs.attack, pod=False)) as crew:
         found: list[str] = []
 
         def attacks() -> None:
-            outcome = crew.attack(attack, Subject.HOST, victim, f"{seconds} {CANARY}")
+            outcome = crew.attack(attack, Subject.HOST, victim, f"{end} {CANARY}")
             if outcome.done:
                 found.append(f"{attack} had the secret")
             elif "tries" not in outcome.text or " 0 tries" in outcome.text:
@@ -241,8 +274,11 @@ def _while(ground: Ground, attack: str, victim: Victim | int, seconds: float, wo
 
         attacker = threading.Thread(target=attacks)
         attacker.start()
-        wrong = work()
-        attacker.join()
+        try:
+            wrong = work()
+        finally:
+            end.touch()
+            attacker.join()
         return wrong or "".join(found)
 
 
@@ -250,12 +286,9 @@ def _storm(ground: Ground, command: str) -> str:
     with closing(ground.campaign.new()) as victim:
 
         def work() -> str:
-            for _ in range(3):
-                if victim.ask(f"{command} 200") != "200":
-                    return "not all could be made"
-            return ""
+            return "" if victim.ask(f"{command} 400") == "400" else "not all could be made"
 
-        return _while(ground, "scan-loop", victim, 8, work) or _while(ground, "guess-loop", victim, 8, work)
+        return _while(ground, "scan-loop", victim, work) or _while(ground, "guess-loop", victim, work)
 
 
 def a_storm_of_children(ground: Ground) -> str:
@@ -276,7 +309,7 @@ def killed_and_started_again(ground: Ground) -> str:
         ground.agent.restart(kill=True)
         return ""
 
-    return _while(ground, "environ-loop", victim, 12, work) or _after(ground)
+    return _while(ground, "environ-loop", victim, work) or _after(ground)
 
 
 def upgraded(ground: Ground) -> str:
@@ -287,7 +320,7 @@ def upgraded(ground: Ground) -> str:
         ground.agent.restart(kill=False)
         return ""
 
-    return _while(ground, "environ-loop", victim, 12, work) or _after(ground)
+    return _while(ground, "environ-loop", victim, work) or _after(ground)
 
 
 def _after(ground: Ground) -> str:
@@ -340,10 +373,13 @@ CHECKS: dict[str, Callable[[Ground], str]] = {
         unprotected_processes,
         a_debugger_on_an_unprotected_process,
         a_core_of_an_unprotected_process,
+        a_signal_of_its_own_meaning,
         harmless_bpf,
         moved_to_another_cgroup,
         a_traced_process,
         a_handle_opened_before,
+        a_userfaultfd_elsewhere,
+        a_supervised_process,
         another_executable,
         a_storm_of_children,
         a_storm_of_threads,

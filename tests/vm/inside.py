@@ -18,50 +18,82 @@ from tests.vm.attacks.table import ATTACKS
 from tests.vm.campaign import Campaign
 from tests.vm.stage import Programs, Stage
 
+OUT = Path("/run/out")
+
+
+class Run:
+    """The phases, and the report as far as it is."""
+
+    def __init__(self, programs: Programs, *, whole: bool) -> None:
+        self._victim, self._whole = programs.victim, whole
+        self._stage = Stage(programs)
+        release = os.uname().release
+        major, minor = (int(part) for part in release.split(".")[:2])
+        scenarios.restore()
+        self._campaign = Campaign(self._stage, (major, minor))
+        self.report: dict[str, Any] = {"release": release, "status": {}, "checks": {}}
+        self.agent: Agent | None = None
+
+    def before(self) -> None:
+        """Without an agent."""
+        self._campaign.run("before")
+        if self._whole:
+            self._campaign.play("before")
+
+    def detect(self) -> None:
+        """Past one that only tells."""
+        scenarios.SOCKET.unlink(missing_ok=True)
+        self._others = scenarios.objects()
+        self.agent = Agent(self._victim, ENFORCE_MODE="detect", GLOBAL_POLICY="node")
+        if self._status("detect")["tier"] == "none":
+            return
+        self._guard(self.agent)
+        self._campaign.run("detect")
+        if self._whole:
+            self._campaign.play("detect", harmless=True)
+        self._enforce(self.agent)
+
+    def _enforce(self, agent: Agent) -> None:
+        agent.restart(ENFORCE_MODE="enforce", GLOBAL_POLICY="off")
+        self._status("enforce")
+        self._guard(agent)
+        self._campaign.run("enforce")
+        if self._whole:
+            self._campaign.play("enforce")
+            self.report["checks"] = checks.run(checks.Ground(self._stage, self._campaign, agent))
+        agent.restart(GLOBAL_POLICY="node")
+        self._status("node")
+        self._campaign.run("node", tuple(attack for attack in ATTACKS if attack.node))
+
+    def _guard(self, agent: Agent) -> None:
+        others = self._others
+        fresh = {kind: min(found - others[kind], default=0) for kind, found in scenarios.objects().items()}
+        self._campaign.guard(agent, agent.process.pid, fresh)
+
+    def _status(self, phase: str) -> dict[str, Any]:
+        assert self.agent is not None
+        self.report["status"][phase] = found = self.agent.status()
+        return found
+
+    def finish(self) -> None:
+        """Write the report; what there is of it, if something failed."""
+        self.report["rows"] = self._campaign.report()
+        if self.agent is not None:
+            self.report["exit"] = self.agent.stop()
+            (OUT / "agent.log").write_text("".join(self.agent.said))
+        (OUT / "report.json").write_text(json.dumps(self.report))
+        self._stage.close()
+
 
 def main() -> int:
-    """All of it; the report goes to the folder that the machine shares with the host."""
-    attack, victim, module, quick = sys.argv[1:]
-    stage = Stage(Programs(Path(attack), Path(victim), Path(module)))
-    release = os.uname().release
-    version = tuple(int(part) for part in release.split(".")[:2])
-    scenarios.restore()
-    campaign = Campaign(stage, (version[0], version[1]))
-    report: dict[str, Any] = {"release": release, "status": {}, "checks": {}}
-
-    campaign.run("before")
-    if quick != "quick":
-        campaign.play("before")
-
-    scenarios.SOCKET.unlink(missing_ok=True)
-    others = scenarios.objects()
-    agent = Agent(Path(victim), ENFORCE_MODE="detect", GLOBAL_POLICY="node")
-    report["status"]["detect"] = agent.status()
-
-    def ids() -> dict[str, int]:
-        return {kind: min(found - others[kind], default=0) for kind, found in scenarios.objects().items()}
-
-    if report["status"]["detect"]["tier"] != "none":
-        campaign.guard(agent, agent.process.pid, ids())
-        campaign.run("detect")
-        if quick != "quick":
-            campaign.play("detect", harmless=True)
-        agent.restart(ENFORCE_MODE="enforce", GLOBAL_POLICY="off")
-        report["status"]["enforce"] = agent.status()
-        campaign.guard(agent, agent.process.pid, ids())
-        campaign.run("enforce")
-        if quick != "quick":
-            campaign.play("enforce")
-            report["checks"] = checks.run(checks.Ground(stage, campaign, agent))
-        agent.restart(GLOBAL_POLICY="node")
-        report["status"]["node"] = agent.status()
-        campaign.run("node", tuple(attack for attack in ATTACKS if attack.node))
-    report["rows"] = campaign.report()
-    Path("/run/out/report.json").write_text(json.dumps(report))
-    report["exit"] = agent.stop()
-    Path("/run/out/report.json").write_text(json.dumps(report))
-    Path("/run/out/agent.log").write_text("".join(agent.said))
-    stage.close()
+    """All phases."""
+    attack, victim, module, extent = sys.argv[1:]
+    run = Run(Programs(Path(attack), Path(victim), Path(module)), whole=extent == "whole")
+    try:
+        run.before()
+        run.detect()
+    finally:
+        run.finish()
     return 0
 
 

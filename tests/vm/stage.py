@@ -8,6 +8,7 @@ settings.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,9 +42,15 @@ class Stage:
         self.host = Crew(programs.attack, pod=False)
         self.pod = Crew(programs.attack, pod=True, cgroup=pod_cgroup())
 
-    def victim(self, canary: str = CANARY) -> Victim:
-        """A new victim in the pod, unprotected so far."""
-        return self.pod.victim(self.programs.victim, canary)
+    def victim(self, canary: str = CANARY, named: str = "") -> Victim:
+        """A new victim in the pod, unprotected so far; its program under another name if one is given."""
+        program = self.programs.victim
+        if named:
+            program = PROGRAMS / named
+            PROGRAMS.mkdir(exist_ok=True)
+            if not program.exists():
+                shutil.copy(self.programs.victim, program)
+        return self.pod.victim(program, canary)
 
     def bind_namespace(self, victim: Victim) -> None:
         """Bind the victim's mount namespace to a file, as an attacker would in time."""

@@ -51,7 +51,7 @@ def told(row: Row) -> str:
 
 
 def standing(case: str, phase: str, vector: int) -> str:
-    vectors = {entry["number"]: entry for entry in found(case)["status"][phase]["vectors"]}
+    vectors = {entry["number"]: entry for entry in found(case)["status"][phase]["vectors"]["list"]}
     return str(vectors[vector]["standing"])
 
 
@@ -89,8 +89,9 @@ def test_the_agent_finds_the_tier_that_works_here(case: str) -> None:
 @every_case
 def test_where_nothing_holds_the_agent_claims_nothing(case: str) -> None:
     status = found(case)["status"]["detect"]
-    assert {entry["standing"] for entry in status["vectors"]} <= {"detects", "not here"}
-    assert (CASES[case].tier == "none") == all(entry["standing"] == "not here" for entry in status["vectors"])
+    standings = {entry["standing"] for entry in status["vectors"]["list"]}
+    assert standings <= {"detects", "not here"}
+    assert (CASES[case].tier == "none") == (standings == {"not here"})
 
 
 @protected_cases

@@ -11,8 +11,9 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
+
+enum { SEARCH_SECONDS = 300 };
 
 static int opened(const struct target *t, const char *name)
 {
@@ -199,11 +200,34 @@ static void ns_open(const struct target *t)
 	succeeded_with("opened");
 }
 
-static double now(void)
+/* Until a file is there. `extra`: that file, and the secret to look for. */
+struct search {
+	char end[128], secret[128];
+	long tries;
+};
+
+static struct search search(const struct target *t)
 {
-	struct timespec time;
-	clock_gettime(CLOCK_MONOTONIC, &time);
-	return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
+	struct search search = {0};
+	errno = EINVAL;
+	if (sscanf(t->extra, "%127s %127s", search.end, search.secret) != 2)
+		failed("extra");
+	alarm(SEARCH_SECONDS);
+	return search;
+}
+
+static int goes_on(const struct search *search)
+{
+	return search->tries % 64 || access(search->end, F_OK);
+}
+
+static void found_nothing(const struct search *search) __attribute__((noreturn));
+static void found_nothing(const struct search *search)
+{
+	char text[64];
+	errno = EPERM;
+	snprintf(text, sizeof text, "%ld tries", search->tries);
+	failed(text);
 }
 
 /* Whether this process's environment can be read and holds the text. */
@@ -218,69 +242,50 @@ static int leaks(pid_t pid, const char *text)
 	return got > 0 && memmem(content, (size_t)got, text, strlen(text));
 }
 
-/* Again and again for a time, in search of a gap. `extra`: seconds, and the secret. */
+/* Again and again, in search of a gap. */
 static void environ_loop(const struct target *t)
 {
-	double seconds;
-	char secret[128], text[64];
-	long tries = 0;
-	errno = EINVAL;
-	if (sscanf(t->extra, "%lf %127s", &seconds, secret) != 2)
-		failed("extra");
-	for (double end = now() + seconds; now() < end; tries++)
-		if (leaks(t->pid, secret))
-			succeeded_with(secret);
-	errno = EPERM;
-	snprintf(text, sizeof text, "%ld tries", tries);
-	failed(text);
+	struct search s = search(t);
+	for (; goes_on(&s); s.tries++)
+		if (leaks(t->pid, s.secret))
+			succeeded_with(s.secret);
+	found_nothing(&s);
 }
 
 /* The same over all processes there are, in search of a child that is not protected yet. */
 static void scan_loop(const struct target *t)
 {
-	double seconds;
-	char secret[128], text[64];
-	long tries = 0;
-	errno = EINVAL;
-	if (sscanf(t->extra, "%lf %127s", &seconds, secret) != 2)
-		failed("extra");
-	for (double end = now() + seconds; now() < end;) {
+	struct search s = search(t);
+	(void)t;
+	do {
 		DIR *processes = opendir("/proc");
 		for (struct dirent *entry; processes && (entry = readdir(processes));) {
 			pid_t pid = atoi(entry->d_name);
 			if (pid <= 0 || pid == getpid())
 				continue;
-			tries++;
-			if (leaks(pid, secret))
-				succeeded_with(secret);
+			s.tries++;
+			if (leaks(pid, s.secret))
+				succeeded_with(s.secret);
 		}
 		closedir(processes);
-	}
-	errno = EPERM;
-	snprintf(text, sizeof text, "%ld tries", tries);
-	failed(text);
+	} while (access(s.end, F_OK));
+	found_nothing(&s);
 }
 
 /* Guesses the numbers to come instead of listing: a child's entry is there before a listing shows it. */
 static void guess_loop(const struct target *t)
 {
-	double seconds;
-	char secret[128], text[64];
-	long tries = 0;
-	errno = EINVAL;
-	if (sscanf(t->extra, "%lf %127s", &seconds, secret) != 2)
-		failed("extra");
+	struct search s = search(t);
 	pid_t from = t->pid;
-	for (double end = now() + seconds; now() < end;)
-		for (pid_t pid = from; pid < from + 64; pid++, tries++) {
-			if (leaks(pid, secret))
-				succeeded_with(secret);
+	do
+		for (pid_t pid = from; pid < from + 64; pid++, s.tries++) {
+			if (leaks(pid, s.secret))
+				succeeded_with(s.secret);
 			if (!access(proc_path(pid, "stat"), F_OK))
 				from = pid;
 		}
-	errno = EPERM;
-	snprintf(text, sizeof text, "%ld tries", tries);
-	failed(text);
+	while (access(s.end, F_OK));
+	found_nothing(&s);
 }
 
 const struct attack proc_attacks[] = {

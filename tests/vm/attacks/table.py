@@ -44,8 +44,8 @@ class Attack:
     """One attack on the victim.
 
     `errors` are the ones that a denial may give: one, but where kernels differ. `fatal`: the victim does not
-    outlive success, so each try gets a victim of its own. `extra` names what `stage` passes besides.
-    `kernels` are the first with this way in, and the first without.
+    outlive success, so each try gets a victim of its own, as it does when its program needs a name. `extra`
+    names what `stage` passes besides. `kernels` are the first with this way in, and the first without.
     """
 
     vector: int
@@ -55,6 +55,7 @@ class Attack:
     evidence: Evidence = Evidence.ACCESS
     fatal: bool = False
     extra: str = ""
+    named: str = ""  # the victim's program has this name
     kernels: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), NEVER)
     node: bool = False  # has no target: bound by policy
     told: frozenset[int] = (
@@ -114,7 +115,7 @@ ATTACKS = (
     Attack(30, "sigquit", EPERM, fatal=True),
     Attack(30, "sigquit-pidfd", EPERM, fatal=True),
     Attack(30, "sigquit-thread", EPERM, fatal=True),
-    Attack(30, "sigusr1", EPERM, fatal=True),
+    Attack(30, "sigusr1", EPERM, fatal=True, named="node"),
     Attack(31, "core_pattern", EPERM, by=ROOT, extra="pattern", node=True),
     Attack(32, "setns-file", EACCES, by=ROOT, told=LINKS),
     Attack(32, "setns-pidfd", EPERM, by=ROOT, told=LINKS),

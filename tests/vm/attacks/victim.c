@@ -4,7 +4,8 @@
  * output it says `pid tid address length descriptor`, then answers each line of its standard input by one line:
  *   register SOCKET   asks the node agent for protection; the agent's answer ('@' in front: an abstract name)
  *   traceme           lets its parent trace it; the error's name or 0
- *   userfaultfd       asks for faults of its own; the error's name or 0
+ *   userfaultfd       asks to handle faults of its own memory; that descriptor's number, or the error's name
+ *   supervise         has a system call of its own answered by whoever holds a descriptor; "0" or the error's name
  *   own               reads what of its own under /proc an application reads; "ok" or the file that failed
  *   fork              a child with all of this; its pid
  *   storm COUNT       as many children, one after the other, each gone at once; how many there were
@@ -17,6 +18,8 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stddef.h>
@@ -24,6 +27,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -150,7 +154,19 @@ int main(void)
 		} else if (!strcmp(line, "traceme")) {
 			answer_errno(ptrace(PTRACE_TRACEME, 0, 0, 0) != 0);
 		} else if (!strcmp(line, "userfaultfd")) {
-			answer_errno(syscall(SYS_userfaultfd, O_CLOEXEC) < 0);
+			int faults = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+			snprintf(text, sizeof text, "%d", faults);
+			answer(faults < 0 ? strerrorname_np(errno) : text);
+		} else if (!strcmp(line, "supervise")) {
+			struct sock_filter rule[] = {
+				BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+				BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_getppid, 0, 1),
+				BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF),
+				BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+			};
+			struct sock_fprog program = {sizeof rule / sizeof *rule, rule};
+			prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+			answer_errno(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &program) < 0);
 		} else if (!strcmp(line, "own")) {
 			read_own();
 		} else if (!strcmp(line, "fork")) {
