@@ -1,9 +1,9 @@
 """A small interpreter of BPF: how many instructions a program executes in a world where nothing is special.
 
-`ordinary` uses it inside a VM on what the kernel holds after verification (`xlated`), which is what its compiler turns
-into machine code. Whatever a program loads from the kernel is a value of its own that equals no constant, or zero; no
-map has an entry. That is the path of a process that is not protected, on a file that is like any other. Every choice
-between the two is tried, and the longest run counts.
+`ordinary` uses it inside a VM on what the kernel holds after verification (`xlated`), which is what its
+compiler turns into machine code. Whatever a program loads from the kernel is a value of its own that equals
+no constant, or zero; no map has an entry. That is the path of a process that is not protected, on a file that
+is like any other. Every choice between the two is tried, and the longest run counts.
 
 Instruction set: Documentation/bpf/standardization/instruction-set.rst of the kernel.
 """
@@ -174,7 +174,9 @@ class Machine:
 
     def _load(self, address: int, size: int) -> int:
         if STACK_TOP - 16384 <= address < STACK_TOP:
-            return int.from_bytes(bytes(self._memory.get(address + place, 0) for place in range(size)), "little")
+            return int.from_bytes(
+                bytes(self._memory.get(address + place, 0) for place in range(size)), "little"
+            )
         if (address, size) not in self._seen:
             zero = self.run.loads < len(self._zeros) and self._zeros[self.run.loads]
             self.run.loads += 1

@@ -1,8 +1,8 @@
 """What opening an ordinary file costs a process that is not protected; run inside a VM by `compare`.
 
 Prints JSON: for each program of ours that runs at an open() and close(), how often, its executed instructions
-(`interpreter`) and lookups, and the kernel's own measure of its time (BPF_ENABLE_STATS), which an emulated processor
-makes noise.
+(`interpreter`) and lookups, and the kernel's own measure of its time (BPF_ENABLE_STATS), which an emulated
+processor makes noise.
 """
 
 from __future__ import annotations

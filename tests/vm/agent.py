@@ -23,6 +23,7 @@ from tests.vm.subjects import Victim
 
 SOCKET = "/run/cloudtaser/agent.sock"
 ADDRESS = "127.0.0.1:9090"
+CGROUP = "/sys/fs/cgroup/system.slice/cloudtaser-ebpf.service"
 RUNTIME_CGROUP = "/sys/fs/cgroup/system.slice/containerd.service"
 START = "from cloudtaser.ebpf.app import main; raise SystemExit(main())"
 START_SECONDS = 120.0  # an emulated processor loads the programs in 3 s, a busy one in 30
@@ -47,7 +48,8 @@ class Agent:
             **settings,
         }
         Path(SOCKET).parent.mkdir(exist_ok=True)
-        Path(RUNTIME_CGROUP).mkdir(parents=True, exist_ok=True)
+        for folder in (RUNTIME_CGROUP, CGROUP):
+            Path(folder).mkdir(parents=True, exist_ok=True)
         self._lines: queue.Queue[str] = queue.Queue()
         self.said: list[str] = []  # all that it printed
         self.process = self._start()
@@ -60,6 +62,7 @@ class Agent:
             stderr=subprocess.STDOUT,
             text=True,
             env=self._settings,
+            preexec_fn=lambda: (Path(CGROUP) / "cgroup.procs").write_text("0") and None,
         )
         threading.Thread(target=self._read, args=(process,), daemon=True).start()
         self._wait(process)
@@ -88,7 +91,9 @@ class Agent:
                 return
             except OSError:
                 if process.poll() is not None or time.monotonic() > end:
-                    raise RuntimeError(f"the agent did not become ready:\n{''.join(self.said)}") from None
+                    raise RuntimeError(
+                        f"the agent did not become ready:\n{''.join(self.said[-20:])}"
+                    ) from None
             time.sleep(0.1)  # nothing tells that a listener is there
 
     def get(self, path: str) -> bytes:

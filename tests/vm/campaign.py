@@ -131,7 +131,8 @@ class Campaign:
         if self._watch is None:
             return []
         by = self._stage.host.attack(SENTINEL, Subject.HOST, self._sentinel).attacker
-        return self._watch.events(lambda event: bool(event["source"]["pid"] == by))
+        found = self._watch.events(lambda event: bool(event["source"]["pid"] == by))
+        return [event for event in found if event["vector"]]  # 0: a registration
 
     def report(self) -> list[dict[str, Any]]:
         """All rows, as plain data."""

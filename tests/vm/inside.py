@@ -67,7 +67,7 @@ class Run:
 
     def _guard(self, agent: Agent) -> None:
         others = self._others
-        fresh = {kind: min(found - others[kind], default=0) for kind, found in scenarios.objects().items()}
+        fresh = {kind: max(found - others[kind], default=0) for kind, found in scenarios.objects().items()}
         self._campaign.guard(agent, agent.process.pid, fresh)
 
     def _status(self, phase: str) -> dict[str, Any]:

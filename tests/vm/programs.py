@@ -1,7 +1,7 @@
 """The programs in C that run inside the VM, compiled on the host once per change.
 
-`stage`'s callers use `attack` and `victim`. Both are static, so that they start in milliseconds on an
-emulated processor.
+`stage`'s callers use `attack` and `victim`. The attackers' is static, so that it is there in milliseconds on
+an emulated processor.
 """
 
 from __future__ import annotations
@@ -13,22 +13,23 @@ from pathlib import Path
 
 SOURCES = Path(__file__).parent / "attacks"
 BUILT = Path(".cache/vm").absolute()
-FLAGS = ("-std=gnu17", "-O1", "-Wall", "-Wextra", "-Werror", "-static", "-pthread")
+FLAGS = ("-std=gnu17", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread")
 PARTS = {
-    "attack": ("main.c", "proc.c", "trace.c", "reach.c", "node.c", "tamper.c"),
-    "victim": ("victim.c",),
+    "attack": ("-static", "main.c", "proc.c", "trace.c", "reach.c", "node.c", "tamper.c"),
+    "victim": ("victim.c",),  # dynamic, as applications are: ltrace needs it
 }
 
 
 def program(name: str) -> Path:
     """The program of that name in `PARTS`, compiled if its sources changed. Raises `CalledProcessError`."""
-    sources = [SOURCES / part for part in PARTS[name]]
+    flags = [*FLAGS, *(part for part in PARTS[name] if part.startswith("-"))]
+    sources = [SOURCES / part for part in PARTS[name] if not part.startswith("-")]
     content = b"\0".join(file.read_bytes() for file in (*sources, SOURCES / "attack.h"))
-    digest = hashlib.sha256(content + " ".join(FLAGS).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(content + " ".join(flags).encode()).hexdigest()[:16]
     target = BUILT / f"{name}-{digest}"
     if not target.exists():
         BUILT.mkdir(parents=True, exist_ok=True)
         scratch = BUILT / f".{name}-{os.getpid()}"
-        subprocess.run(["gcc", *FLAGS, "-o", scratch, *sources], check=True, stdin=subprocess.DEVNULL)
+        subprocess.run(["gcc", *flags, "-o", scratch, *sources], check=True, stdin=subprocess.DEVNULL)
         scratch.rename(target)
     return target

@@ -124,10 +124,14 @@ def _by_crew(name: str, extra: Callable[[Scene], str]) -> Callable[[Scene], Outc
     return run
 
 
-def _pin(scene: Scene) -> str:
+def _pin(kind: str) -> Callable[[Scene], str]:
     """A pin of the agent's, or of somebody else's before there is one."""
-    folder = PINS / "links" if PINS.exists() else DECOYS
-    return str(sorted(folder.iterdir())[0])
+
+    def path(scene: Scene) -> str:
+        folder = PINS / kind if PINS.exists() else DECOYS
+        return str(min(folder.iterdir()))
+
+    return path
 
 
 def agent_freeze(scene: Scene) -> Outcome:
@@ -155,9 +159,9 @@ RUN: dict[str, Callable[[Scene], Outcome]] = {
     "map-by-id": _by_crew("map-by-id", lambda scene: str(scene.objects["map"])),
     "prog-by-id": _by_crew("prog-by-id", lambda scene: str(scene.objects["prog"])),
     "link-by-id": _by_crew("link-by-id", lambda scene: str(scene.objects["link"])),
-    "pin-open": _by_crew("pin-open", _pin),
-    "pin-rename": _by_crew("pin-rename", _pin),
-    "pin-unlink": _by_crew("pin-unlink", _pin),
+    "pin-open": _by_crew("pin-open", _pin("maps")),
+    "pin-rename": _by_crew("pin-rename", _pin("links")),
+    "pin-unlink": _by_crew("pin-unlink", _pin("links")),
     "bpffs-umount": _by_crew("bpffs-umount", lambda scene: "/sys/fs/bpf"),
     "agent-stop": _by_crew("agent-stop", lambda scene: ""),
     "agent-term": _by_crew("agent-term", lambda scene: ""),
@@ -213,13 +217,14 @@ def decoys() -> dict[str, int]:
     path = ctypes.create_string_buffer(str(DECOYS / "map").encode())
     _call(6, ctypes.addressof(path).to_bytes(8, "little") + kept.to_bytes(4, "little"))  # BPF_OBJ_PIN
     after = objects()
-    return {kind: min(after[kind] - before[kind]) for kind in after}
+    return {kind: max(after[kind] - before[kind]) for kind in after}
 
 
 def sleeper() -> subprocess.Popen[bytes]:
     """Some process of root's, in a cgroup of its own, to be killed or stopped in the agent's stead."""
     folder = Path("/sys/fs/cgroup/sleeper")
     folder.mkdir(exist_ok=True)
+
     return subprocess.Popen(
         ["sleep", "600"], preexec_fn=lambda: (folder / "cgroup.procs").write_text("0") and None
     )
@@ -232,12 +237,3 @@ def restore() -> None:
     SOCKET.parent.mkdir(exist_ok=True)
     if not os.path.lexists(SOCKET):
         SOCKET.touch()
-
-
-def is_running(pid: int) -> bool:
-    """Whether it lives and is not stopped."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state in "RSD" and os.path.exists(f"/proc/{pid}")

@@ -19,6 +19,7 @@ from tests.vm.subjects import Crew, Outcome, Victim, pod_cgroup
 CANARY = "canary-5f1d8a07c3e94b62"
 SCRATCH = Path("/run/stage")
 CORES = SCRATCH / "cores"
+CORE_PATTERN = str(CORES / "core.%P")
 NAMESPACE = SCRATCH / "private" / "namespace"
 MEMORY_DEVICE = SCRATCH / "innocent"
 PROGRAMS = SCRATCH / "programs"
@@ -74,7 +75,7 @@ class Stage:
         return {
             "": "",
             "canary": CANARY,
-            "pattern": "core",
+            "pattern": CORE_PATTERN,
             "namespace": str(NAMESPACE),
             "program": str(self.programs.victim),
             "module": str(self.programs.module),
@@ -109,7 +110,7 @@ def _settings() -> None:
     """What a distribution turns off for everybody is on, so that only the agent refuses."""
     for name, value in {
         "kernel/yama/ptrace_scope": "0",
-        "kernel/core_pattern": str(CORES / "core.%p"),
+        "kernel/core_pattern": CORE_PATTERN,
         "kernel/io_uring_disabled": "0",
         "kernel/unprivileged_userns_clone": "1",
         "fs/suid_dumpable": "1",

@@ -173,7 +173,7 @@ SCENARIOS = (
     Scenario(35, "map-by-id"),
     Scenario(35, "prog-by-id"),
     Scenario(35, "link-by-id"),
-    Scenario(36, "pin-open"),
+    Scenario(35, "pin-open"),
     Scenario(36, "pin-rename"),
     Scenario(36, "pin-unlink", destroys=True),
     Scenario(36, "bpffs-umount", destroys=True),
