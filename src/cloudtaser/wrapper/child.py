@@ -6,7 +6,7 @@ where there is one, so that a signal to the group reaches all of it and Ctrl-C d
 
 import posix
 
-from cloudtaser.wrapper import command, extension
+from cloudtaser.wrapper import command, extension, memory
 from cloudtaser.wrapper.delivery import Environment
 from cloudtaser.wrapper.errors import EX_NOT_EXECUTABLE, CommandError
 from cloudtaser.wrapper.log import Log
@@ -89,6 +89,7 @@ class Application:
             raise CommandError(f"no environment: {error}", EX_NOT_EXECUTABLE, on="fork") from None
         finally:
             self._signals.unblock()
+            memory.wipe_leftovers()
         return pid
 
     def _spawn(self, environment: Environment, foreground: bool) -> int:

@@ -7,7 +7,7 @@ again) or an `Answer` whose status the caller looks at.
 
 import posix
 
-from cloudtaser.wrapper import jsontext
+from cloudtaser.wrapper import jsontext, memory
 from cloudtaser.wrapper.addresses import Endpoint
 from cloudtaser.wrapper.buffers import Buffer, Span
 from cloudtaser.wrapper.config import Config
@@ -164,7 +164,9 @@ class Client:
                 for request in requests:
                     request.wipe()
             stale_allowed = False
-        return [Answer(response) for response in responses]
+        found = [Answer(response) for response in responses]
+        memory.wipe_leftovers()
+        return found
 
     async def _connect(self, deadline: float) -> Connection:
         """A connection under the pin, or under the one before it while that is still kept."""

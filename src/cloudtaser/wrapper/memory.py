@@ -65,6 +65,12 @@ def taken(environ: dict[bytes, bytes], name: bytes) -> Span | None:
     return span if len(span) else None
 
 
+def wipe_leftovers() -> None:
+    """What calls that moved secrets left on the stack goes. For who had an answer, or started a program."""
+    if extension.PRESENT:
+        extension.native.wipe_leftovers()
+
+
 def wipe() -> None:
     """Zeros into all secret memory; the last thing before the process ends."""
     if extension.PRESENT:

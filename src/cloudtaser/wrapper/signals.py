@@ -60,14 +60,14 @@ class Signals:
     def take(self) -> bytes:
         """The numbers of the signals that came since the last call, in order; SIGCHLD among them.
 
-        What the kernel saved of the registers when they came goes: a secret may have been in them.
+        What the kernel saved of the registers when they came goes: they may hold a piece of a secret.
         """
         try:
             numbers = posix.read(self._reading, _READ_SIZE)
         except BlockingIOError:
             return b""
         if extension.PRESENT:
-            extension.native.wipe_signal_stack()
+            extension.native.wipe_leftovers()
         return numbers
 
     def block(self) -> None:

@@ -14,6 +14,8 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#define BELOW 32768 /* bytes of stack, more than a call of ours goes down */
+
 static uint64_t secret[2];
 static unsigned char fault_stack[32768];
 
@@ -120,13 +122,17 @@ wipe_everything(PyObject *module, PyObject *unused)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(wipe_stack_doc,
-             "wipe_signal_stack(): zeros where the kernel put the registers of whoever a signal interrupted, which\n"
-             "may have held a piece of a secret (Python's handlers run there too, SA_ONSTACK). From the main thread.");
+PyDoc_STRVAR(leftovers_doc,
+             "wipe_leftovers(): zeros where the kernel put the registers of whoever a signal interrupted (Python's\n"
+             "handlers run on the same stack, SA_ONSTACK), and on the stack below the caller, where a dynamic loader\n"
+             "puts them when a function is called for the first time: vector registers still hold the last bytes\n"
+             "that memcpy(3) moved. From the main thread.");
 
 static PyObject *
-wipe_signal_stack(PyObject *module, PyObject *unused)
+wipe_leftovers(PyObject *module, PyObject *unused)
 {
+    unsigned char below[BELOW];
+    cloudtaser_wipe(below, sizeof below);
     cloudtaser_wipe(fault_stack, sizeof fault_stack);
     Py_RETURN_NONE;
 }
@@ -154,7 +160,7 @@ close_process(PyObject *module, PyObject *unused)
 static PyMethodDef methods[] = {
     {"check", check, METH_NOARGS, check_doc},
     {"wipe_everything", wipe_everything, METH_NOARGS, wipe_doc},
-    {"wipe_signal_stack", wipe_signal_stack, METH_NOARGS, wipe_stack_doc},
+    {"wipe_leftovers", wipe_leftovers, METH_NOARGS, leftovers_doc},
     {"close_process", close_process, METH_NOARGS, close_doc},
     {NULL, NULL, 0, NULL},
 };
