@@ -1,6 +1,7 @@
 """cloudtaser-wrapper: wires the parts (spec/wrapper.md).
 
     cloudtaser-wrapper [--] CMD [ARG...]
+    cloudtaser-wrapper score [--pid PID]
 
 Started by the webhook as PID 1 of a container, or by hand. `main` is the entry point.
 """
@@ -26,11 +27,16 @@ EX_USAGE = 64
 _MAX_ENVIRONMENT = 8 << 20  # more than Linux lets a program start with
 HELP = """\
 usage: cloudtaser-wrapper [--] CMD [ARG...]
+       cloudtaser-wrapper score [--pid PID]
 
 Fetches secrets from OpenBao, starts CMD with them in its environment and stays
 as its init: passes on signals, reaps, renews, restarts CMD when a secret
 changes, exits as CMD does.
 Settings are environment variables; without paths it is a plain init.
+
+score prints as JSON what keeps others from the secrets of a running wrapper, in
+points of 135; without --pid what this machine would offer one. (A CMD of that
+name needs -- before it.)
 
   --help      this text
   --version   the version
@@ -92,6 +98,12 @@ def run(arguments: list[str]) -> int:
     if arguments[:1] in (["--help"], ["-h"]):
         _print(1, HELP)
         return 0
+    if arguments[:1] == ["score"]:
+        from cloudtaser.wrapper.scoring import score
+
+        code, document, complaint = score(arguments[1:])
+        _print(*((2, f"cloudtaser-wrapper: {complaint}\n") if complaint else (1, document.decode() + "\n")))
+        return code
     command = arguments[1:] if arguments[:1] == ["--"] else arguments
     if not command or (command is arguments and command[0].startswith("-")):
         what = f"unknown option {command[0]!r}" if command else "no command to start"

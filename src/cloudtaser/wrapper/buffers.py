@@ -82,7 +82,7 @@ class Buffer:
         """The bytes from `start` to `end`, writable, not copied. Release it before the buffer may grow."""
         return memoryview(self._data)[start : self._length if end is None else end]
 
-    def find(self, needle: bytes, start: int, end: int) -> int:
+    def find(self, needle: bytes | memoryview, start: int, end: int) -> int:
         """Offset of `needle` in [start, end), or -1; copies nothing."""
         return self._data.find(needle, start, end)
 

@@ -72,6 +72,12 @@ class MemoryRefusedError(WrapperError):
     code = EX_UNAVAILABLE
 
 
+class AgentError(WrapperError):
+    """The node's agent does not protect this process."""
+
+    code = EX_UNAVAILABLE
+
+
 class CommandError(WrapperError):
     """The command cannot be started; `code` is what a shell would exit with."""
 

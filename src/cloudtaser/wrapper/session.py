@@ -53,13 +53,11 @@ class Session:
     __slots__ = (
         "_away", "_backoff", "_client", "_complaint", "_config", "_delivered", "_is_blind", "_is_pinned",
         "_log", "_loop", "_next_look", "_next_pod_ca", "_not_before", "_pod_ca_complaint", "_refusals",
-        "_sealing", "_secrets", "_stale", "_token",
+        "_secrets", "_stale", "_token", "sealing",
     )  # fmt: skip
 
-    def __init__(
-        self, loop: Loop, config: Config, client: Client, log: Log, sealing: "Sealing | None" = None
-    ) -> None:
-        self._sealing = sealing
+    def __init__(self, loop: Loop, config: Config, client: Client, log: Log) -> None:
+        self.sealing: Sealing | None = None
         self._loop = loop
         self._config = config
         self._client = client
@@ -226,18 +224,18 @@ class Session:
 
     async def _log_in(self) -> None:
         client, config, now = self._client, self._config, self._loop.now
-        if self._sealing is None:
+        if self.sealing is None:
             client.token, self._token = await login.log_in(client, config, now)
         else:
-            self._token = await login.unsealed(client, config, now, self._sealing, self._log)
+            self._token = await login.unsealed(client, config, now, self.sealing, self._log)
 
     async def _log_in_anew(self) -> None:
         """A new token; the secrets whose leases go with the old one are to be read again. Where it must come
         sealed, the application runs on until it does.
         """
-        if self._sealing is not None and self._client.token is not None:
+        if self.sealing is not None and self._client.token is not None:
             self._client.token = None
-            self._sealing.seal()
+            self.sealing.seal()
             self._log.warning("sealed again: the token is gone, the application runs on")
         await self._log_in()
         self._log.info("logged in anew")
@@ -251,7 +249,7 @@ class Session:
             if answer.status == 200:
                 lease.renewed(login.duration(answer), self._loop.now())
                 return
-        if self._config.method == "token" and self._sealing is None:
+        if self._config.method == "token" and self.sealing is None:
             lease.give_up()
             self._log.warning("the token given in VAULT_TOKEN cannot be renewed further")
         else:

@@ -65,6 +65,11 @@ class Supervisor:
         self.renew: Renew | None = None
         """Brings new values to the running application; None where the delivery cannot."""
 
+    @property
+    def pid(self) -> int:
+        """Of the application, 0 before it was started."""
+        return self._pid
+
     def deliver(self, values: Values) -> None:
         """Values for the application: the first set starts it."""
         self._carry_out(self._supervision.values(values, self._loop.now()))

@@ -67,5 +67,6 @@ int cloudtaser_add_text(PyObject *module);
 int cloudtaser_add_spawn(PyObject *module);
 int cloudtaser_add_descriptor(PyObject *module);
 int cloudtaser_add_crypto(PyObject *module);
+int cloudtaser_add_cpu(PyObject *module);
 
 #endif
