@@ -18,62 +18,26 @@ import pytest
 
 from cloudtaser.demo.postgres import PostgresServer
 from tests.integration.test_wrapper_openbao import dynamic_role, vault  # noqa: F401  # a fixture
-from tests.integration.wrapper_vault import QUICK, Vault
-from tests.memory_scan import copies, random_text, scan, secret_mappings
+from tests.integration.wrapper_vault import Vault
+from tests.memory_scan import random_text, scan, secret_mappings
+from tests.scanned import SECRET_DATA, Scanned
 from tests.tls_tap import Tap
 from tests.unit.wrapper.launch import (
     APPLICATION,
     IN_ITS_PLACE,
-    PREFIX,
     PREFIX_WITHOUT_EXTENSION,
     START,
-    Wrapped,
     application_of,
     wait_for_state,
 )
 
 JSON_ESCAPES = '"\\/\b\f\n\r\t\x01\x1f\x7fé€😀\u2028<>&'
-SECRET_DATA = "secret/data/scanned"
 
 
 @pytest.fixture
 def tap(vault: Vault, tmp_path: Path) -> Iterator[Tap]:  # noqa: F811  # the fixture
     with Tap(tmp_path, vault.server.port) as tap:
         yield tap
-
-
-class Scanned:
-    """What is looked for: values by name, the JWT, and every token that the tap saw."""
-
-    def __init__(self, vault: Vault, tap: Tap) -> None:  # noqa: F811  # the fixture
-        self.vault = vault
-        self.tap = tap
-        self.values: dict[str, str] = {}
-        self._puts = 0
-
-    def settings(self, paths: str = SECRET_DATA, env_map: str = "", **more: str) -> dict[str, str]:
-        settings = self.vault.settings(paths, env_map, **QUICK, **more)
-        return settings | {"VAULT_ADDR": self.tap.address, "VAULT_CACERT": self.tap.ca_file}
-
-    def put(self, path: str = SECRET_DATA, **values: str) -> None:
-        self.vault.put(path, **values)
-        self._puts += 1
-        self.values |= {f"{name} {self._puts}": value for name, value in values.items()}
-
-    def secrets(self) -> dict[str, str]:
-        jwt = (self.vault.directory / "token").read_text().strip()
-        _, payload, signature = jwt.split(".")
-        tokens = {f"token {number}": token for number, token in enumerate(self.tap.tokens())}
-        return self.values | tokens | {"JWT payload": payload, "JWT signature": signature}
-
-    def assert_clean(self, wrapped: Wrapped) -> None:
-        wait_for_state(wrapped.process.pid, "S")  # in its poll, with everything done
-        traces = scan(wrapped.process.pid, self.secrets())
-        assert not traces, "\n".join(map(str, traces[:20]))
-
-    def copies_in(self, pid: int, name: str) -> int:
-        """How often the first bytes of a value are in a process's memory."""
-        return copies(pid, self.values[name])
 
 
 @pytest.fixture
@@ -86,7 +50,7 @@ def scanned(vault: Vault, tap: Tap) -> Scanned:  # noqa: F811  # the fixture
 
 def test_the_search_finds_what_is_there(scanned: Scanned) -> None:
     scanned.put(value=random_text(40))
-    with Wrapped(*APPLICATION, settings=scanned.settings(), prefix=PREFIX_WITHOUT_EXTENSION) as wrapped:
+    with scanned.start(*APPLICATION, settings=scanned.settings(), prefix=PREFIX_WITHOUT_EXTENSION) as wrapped:
         application_of(wrapped)
         found = {trace.secret for trace in scan(wrapped.process.pid, scanned.secrets())}
         assert {"value 1", "token 0"} <= found
@@ -96,7 +60,7 @@ def test_openssls_own_buffer_would_keep_a_copy(scanned: Scanned) -> None:
     scanned.put(value=random_text(12_000))
     code = f"from cloudtaser.wrapper import connection; connection._OP_CLEANSE_PLAINTEXT = 0; {START}"
     careless = [sys.executable, "-I", "-S", "-c", IN_ITS_PLACE + code]
-    with Wrapped(*APPLICATION, settings=scanned.settings(), prefix=careless) as wrapped:
+    with scanned.start(*APPLICATION, settings=scanned.settings(), prefix=careless) as wrapped:
         application_of(wrapped)
         assert scan(wrapped.process.pid, scanned.secrets())
 
@@ -107,7 +71,7 @@ def test_openssls_own_buffer_would_keep_a_copy(scanned: Scanned) -> None:
 def test_after_the_start_no_copy_is_left_and_the_application_has_one(scanned: Scanned) -> None:
     scanned.put(value=random_text(40), escapes=random_text(30) + JSON_ESCAPES + random_text(30))
     scanned.put(value=random_text(40), escapes=JSON_ESCAPES * 200 + random_text(30))
-    with Wrapped(*APPLICATION, settings=scanned.settings()) as wrapped:
+    with scanned.start(*APPLICATION, settings=scanned.settings()) as wrapped:
         application = application_of(wrapped)
         scanned.assert_clean(wrapped)
         environment = Path(f"/proc/{application}/environ").read_bytes()
@@ -120,7 +84,7 @@ def test_values_of_64_kib_leave_no_copy(scanned: Scanned) -> None:
     scanned.put(
         large=random_text(65_536), escaped=random_text(20_000) + JSON_ESCAPES * 1000 + random_text(500)
     )
-    with Wrapped(*APPLICATION, settings=scanned.settings()) as wrapped:
+    with scanned.start(*APPLICATION, settings=scanned.settings()) as wrapped:
         application = application_of(wrapped)
         scanned.assert_clean(wrapped)
         assert scanned.copies_in(application, "large 1") == 1
@@ -132,7 +96,7 @@ def test_two_hundred_secrets_leave_no_copy(scanned: Scanned) -> None:
     for number, path in enumerate(paths):
         scanned.vault.put(path, **{f"a{number}": f"{common} {number}", f"b{number}": f"{number}/{common}"})
     scanned.values = {"all": common}
-    with Wrapped(*APPLICATION, settings=scanned.settings(",".join(paths))) as wrapped:
+    with scanned.start(*APPLICATION, settings=scanned.settings(",".join(paths))) as wrapped:
         application = application_of(wrapped)
         scanned.assert_clean(wrapped)
         assert scanned.copies_in(application, "all") == 200
@@ -144,7 +108,7 @@ def test_a_given_token_is_taken_out_of_the_wrappers_environment(scanned: Scanned
     token = answer["auth"]["client_token"]
     scanned.values["given"] = token
     settings = scanned.settings(VAULT_AUTH_METHOD="token", VAULT_TOKEN=f" {token} ")
-    with Wrapped(*APPLICATION, settings=settings) as wrapped:
+    with scanned.start(*APPLICATION, settings=settings) as wrapped:
         application_of(wrapped)
         scanned.assert_clean(wrapped)
         environment = Path(f"/proc/{wrapped.process.pid}/environ").read_bytes()
@@ -158,7 +122,7 @@ def test_a_given_token_is_taken_out_of_the_wrappers_environment(scanned: Scanned
 def test_renewals_leave_no_copy(scanned: Scanned) -> None:
     scanned.vault.role("brief", token_ttl="2s", token_max_ttl="1h")
     scanned.put(value=random_text(40))
-    with Wrapped(*APPLICATION, settings=scanned.settings(VAULT_AUTH_ROLE="brief")) as wrapped:
+    with scanned.start(*APPLICATION, settings=scanned.settings(VAULT_AUTH_ROLE="brief")) as wrapped:
         application_of(wrapped)
         scanned.tap.wait_for(b"POST /v1/auth/token/renew-self", count=2)
         scanned.assert_clean(wrapped)
@@ -166,7 +130,7 @@ def test_renewals_leave_no_copy(scanned: Scanned) -> None:
 
 def test_a_rotation_leaves_no_copy_of_either_value(scanned: Scanned) -> None:
     scanned.put(value=random_text(40))
-    with Wrapped(*APPLICATION, settings=scanned.settings()) as wrapped:
+    with scanned.start(*APPLICATION, settings=scanned.settings()) as wrapped:
         first = application_of(wrapped)
         scanned.put(value=random_text(40))
         second = application_of(wrapped, other_than=first)
@@ -177,7 +141,7 @@ def test_a_rotation_leaves_no_copy_of_either_value(scanned: Scanned) -> None:
 
 def test_a_new_login_leaves_no_copy_of_either_token(scanned: Scanned) -> None:
     scanned.put(value=random_text(40))
-    with Wrapped(*APPLICATION, settings=scanned.settings()) as wrapped:
+    with scanned.start(*APPLICATION, settings=scanned.settings()) as wrapped:
         application_of(wrapped)
         scanned.vault.revoke_all()
         wrapped.event("logged in anew")
@@ -188,7 +152,7 @@ def test_a_new_login_leaves_no_copy_of_either_token(scanned: Scanned) -> None:
 def test_a_crash_after_a_rotation_leaves_no_copy(scanned: Scanned) -> None:
     scanned.put(value=random_text(40), mode="run")
     script = '[ "$MODE" = run ] || exit 3; exec sleep 1000'
-    with Wrapped("sh", "-c", script, settings=scanned.settings()) as wrapped:
+    with scanned.start("sh", "-c", script, settings=scanned.settings()) as wrapped:
         first = application_of(wrapped)
         del scanned.values["mode 1"]
         scanned.put(value=random_text(40), mode="fail")
@@ -205,7 +169,7 @@ def test_leases_leave_no_copy_of_their_credentials(scanned: Scanned) -> None:
         postgres.start()
         try:
             dynamic_role(scanned.vault, postgres, "scanned", default_ttl="2s", max_ttl="8s")
-            with Wrapped(*APPLICATION, settings=scanned.settings("database/creds/scanned")) as wrapped:
+            with scanned.start(*APPLICATION, settings=scanned.settings("database/creds/scanned")) as wrapped:
                 first = application_of(wrapped)
                 scanned.tap.wait_for(b"POST /v1/sys/leases/renew", count=2)
                 scanned.assert_clean(wrapped)
@@ -227,7 +191,7 @@ def enumerate_names(values: list[str]) -> list[tuple[str, str]]:
 def test_a_connection_cut_in_the_middle_of_an_answer_leaves_no_copy(scanned: Scanned) -> None:
     scanned.put(value=random_text(20_000))
     scanned.tap.cut_behind(scanned.values["value 1"][5000:5024].encode())
-    with Wrapped(*APPLICATION, settings=scanned.settings(CLOUDTASER_LOG_LEVEL="debug")) as wrapped:
+    with scanned.start(*APPLICATION, settings=scanned.settings(CLOUDTASER_LOG_LEVEL="debug")) as wrapped:
         wrapped.event("unreachable")
         scanned.tap.wait_for_cuts(1)
         scanned.assert_clean(wrapped)
@@ -240,7 +204,7 @@ def test_a_refused_read_and_a_broken_handshake_leave_no_copy(scanned: Scanned) -
     scanned.put(value=random_text(40))
     settings = scanned.settings(f"{SECRET_DATA},secret/data/other", CLOUDTASER_LOG_LEVEL="debug")
     scanned.vault.put("secret/data/other", other="x")
-    with Wrapped(*APPLICATION, settings=settings) as wrapped:
+    with scanned.start(*APPLICATION, settings=settings) as wrapped:
         application_of(wrapped)
         scanned.vault.api("DELETE", "secret/data/other")
         wrapped.event("a secret is gone")
@@ -254,7 +218,7 @@ def test_a_refused_read_and_a_broken_handshake_leave_no_copy(scanned: Scanned) -
 def test_an_answer_that_is_no_json_leaves_no_copy(scanned: Scanned, vault: Vault) -> None:  # noqa: F811
     """A NUL in a value that the map names stops the wrapper; one that is exported whole does not."""
     scanned.put(value=random_text(40), odd=random_text(40) + "\0")
-    with Wrapped(*APPLICATION, settings=scanned.settings()) as wrapped:
+    with scanned.start(*APPLICATION, settings=scanned.settings()) as wrapped:
         wrapped.event("holds a NUL byte")
         application_of(wrapped)
         scanned.assert_clean(wrapped)
@@ -262,23 +226,11 @@ def test_an_answer_that_is_no_json_leaves_no_copy(scanned: Scanned, vault: Vault
 
 # -- the limits
 
-LIMITED = """
-import ctypes, os, resource, sys
-ctypes.CDLL(None).prctl(24, 14, 0, 0, 0)  # PR_CAPBSET_DROP, CAP_IPC_LOCK: then limits are meant
-resource.setrlimit(resource.RLIMIT_MEMLOCK, (int(sys.argv[1]), int(sys.argv[1])))
-os.execv(sys.argv[2], sys.argv[2:])
-"""
-
-
-def limited(limit: int) -> list[str]:
-    """The wrapper without privilege, under that RLIMIT_MEMLOCK in bytes."""
-    return [sys.executable, "-I", "-S", "-c", LIMITED, str(limit), *PREFIX]
-
 
 def test_an_ordinary_start_fits_the_smallest_usual_limit(scanned: Scanned) -> None:
     scanned.put(value=random_text(40), user="app", host="db")
     settings = scanned.settings(CLOUDTASER_REQUIRE_MEMFD_SECRET="true")
-    with Wrapped(*APPLICATION, settings=settings, prefix=limited(65_536)) as wrapped:
+    with scanned.start(*APPLICATION, settings=settings, prefix=scanned.limited(65_536)) as wrapped:
         first = application_of(wrapped)
         scanned.put(value=random_text(40), user="app", host="db")
         application_of(wrapped, other_than=first)
@@ -288,15 +240,15 @@ def test_an_ordinary_start_fits_the_smallest_usual_limit(scanned: Scanned) -> No
 def test_memfd_secret_can_be_required(scanned: Scanned) -> None:
     scanned.put(value=random_text(40))
     settings = scanned.settings(CLOUDTASER_REQUIRE_MEMFD_SECRET="true")
-    with Wrapped(*APPLICATION, settings=settings, prefix=limited(0)) as wrapped:
+    with scanned.start(*APPLICATION, settings=settings, prefix=scanned.limited(0)) as wrapped:
         assert wrapped.wait() == 69
         (line,) = wrapped.log().splitlines()
         assert "CLOUDTASER_REQUIRE_MEMFD_SECRET" in line
         assert "RLIMIT_MEMLOCK" in line
-    with Wrapped(*APPLICATION, settings=settings, prefix=PREFIX_WITHOUT_EXTENSION) as wrapped:
+    with scanned.start(*APPLICATION, settings=settings, prefix=PREFIX_WITHOUT_EXTENSION) as wrapped:
         assert wrapped.wait() == 69
         assert "C extension" in wrapped.log()
-    with Wrapped(*APPLICATION, settings=scanned.settings(), prefix=limited(0)) as wrapped:
+    with scanned.start(*APPLICATION, settings=scanned.settings(), prefix=scanned.limited(0)) as wrapped:
         application_of(wrapped)
         assert not secret_mappings(wrapped.process.pid)
 
@@ -304,7 +256,7 @@ def test_memfd_secret_can_be_required(scanned: Scanned) -> None:
 def test_a_value_that_does_not_fit_is_refused_where_memfd_secret_is_required(scanned: Scanned) -> None:
     scanned.put(value=random_text(100_000))
     settings = scanned.settings(CLOUDTASER_REQUIRE_MEMFD_SECRET="true")
-    with Wrapped(*APPLICATION, settings=settings, prefix=limited(65_536)) as wrapped:
+    with scanned.start(*APPLICATION, settings=settings, prefix=scanned.limited(65_536)) as wrapped:
         assert wrapped.wait() == 69
         assert "RLIMIT_MEMLOCK" in wrapped.log()
 
@@ -314,7 +266,7 @@ def test_a_value_that_does_not_fit_is_refused_where_memfd_secret_is_required(sca
 
 def test_secret_memory_is_locked_and_in_no_core_dump(scanned: Scanned) -> None:
     scanned.put(value=random_text(40))
-    with Wrapped(*APPLICATION, settings=scanned.settings()) as wrapped:
+    with scanned.start(*APPLICATION, settings=scanned.settings()) as wrapped:
         application_of(wrapped)
         mappings = secret_mappings(wrapped.process.pid)
         assert mappings
@@ -323,7 +275,7 @@ def test_secret_memory_is_locked_and_in_no_core_dump(scanned: Scanned) -> None:
 
 def test_a_fault_of_the_wrapper_dumps_no_core(scanned: Scanned, tmp_path: Path) -> None:
     scanned.put(value=random_text(40))
-    with Wrapped(*APPLICATION, settings=scanned.settings()) as wrapped:
+    with scanned.start(*APPLICATION, settings=scanned.settings()) as wrapped:
         application = application_of(wrapped)
         pid = wrapped.process.pid
         resource.prlimit(pid, resource.RLIMIT_CORE, resource.prlimit(pid, resource.RLIMIT_CORE)[1:] * 2)
@@ -338,7 +290,7 @@ def test_a_fault_of_the_wrapper_dumps_no_core(scanned: Scanned, tmp_path: Path) 
 def test_the_application_can_be_dumped_as_without_the_wrapper(scanned: Scanned) -> None:
     scanned.put(value=random_text(40))
     code = "import ctypes; print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), flush=True); input()"
-    with Wrapped(sys.executable, "-I", "-S", "-c", code, settings=scanned.settings()) as wrapped:
+    with scanned.start(sys.executable, "-I", "-S", "-c", code, settings=scanned.settings()) as wrapped:
         assert wrapped.line() == "1"
 
 
@@ -347,7 +299,7 @@ def test_after_a_kill_nothing_is_on_a_disk(scanned: Scanned, tmp_path: Path) -> 
     home = tmp_path / "home"
     home.mkdir()
     settings = scanned.settings() | {"HOME": str(home), "TMPDIR": str(home)}
-    with Wrapped(*APPLICATION, settings=settings) as wrapped:
+    with scanned.start(*APPLICATION, settings=settings) as wrapped:
         application = application_of(wrapped)
         counters = Path(f"/proc/{wrapped.process.pid}/io").read_text().split()
         assert counters[counters.index("write_bytes:") + 1] == "0"
