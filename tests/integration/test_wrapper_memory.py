@@ -299,7 +299,9 @@ def test_after_a_kill_nothing_is_on_a_disk(scanned: Scanned, tmp_path: Path) -> 
     home = tmp_path / "home"
     home.mkdir()
     settings = scanned.settings() | {"HOME": str(home), "TMPDIR": str(home)}
-    with scanned.start(*APPLICATION, settings=settings) as wrapped:
+    program, *arguments = scanned.prefix
+    without_bytecode = [program, "-B", *arguments]  # which a first run would write
+    with scanned.start(*APPLICATION, settings=settings, prefix=without_bytecode) as wrapped:
         application = application_of(wrapped)
         counters = Path(f"/proc/{wrapped.process.pid}/io").read_text().split()
         assert counters[counters.index("write_bytes:") + 1] == "0"
