@@ -201,13 +201,15 @@ def test_a_connection_cut_in_the_middle_of_an_answer_leaves_no_copy(scanned: Sca
 
 
 def test_a_refused_read_and_a_broken_handshake_leave_no_copy(scanned: Scanned) -> None:
+    api, path = scanned.vault.api, "sys/policies/acl/withdrawn"
+    api("POST", path, {"policy": 'path "secret/*" { capabilities = ["read"] }'})
+    scanned.vault.role("withdrawn", token_policies=["withdrawn"], token_ttl="1h")
     scanned.put(value=random_text(40))
-    settings = scanned.settings(f"{SECRET_DATA},secret/data/other", CLOUDTASER_LOG_LEVEL="debug")
-    scanned.vault.put("secret/data/other", other="x")
+    settings = scanned.settings(VAULT_AUTH_ROLE="withdrawn", CLOUDTASER_LOG_LEVEL="debug")
     with scanned.start(*APPLICATION, settings=settings) as wrapped:
         application_of(wrapped)
-        scanned.vault.api("DELETE", "secret/data/other")
-        wrapped.event("a secret is gone")
+        api("POST", path, {"policy": 'path "secret/*" { capabilities = ["deny"] }'})
+        wrapped.event("a secret is forbidden")
         scanned.assert_clean(wrapped)
         scanned.tap.refuses_tls = True
         scanned.tap.drop()
@@ -215,8 +217,18 @@ def test_a_refused_read_and_a_broken_handshake_leave_no_copy(scanned: Scanned) -
         scanned.assert_clean(wrapped)
 
 
-def test_an_answer_that_is_no_json_leaves_no_copy(scanned: Scanned, vault: Vault) -> None:  # noqa: F811
-    """A NUL in a value that the map names stops the wrapper; one that is exported whole does not."""
+def test_a_server_that_speaks_no_tls_leaves_no_copy_of_the_jwt(scanned: Scanned) -> None:
+    scanned.put(value=random_text(40))
+    scanned.tap.refuses_tls = True
+    with scanned.start(*APPLICATION, settings=scanned.settings()) as wrapped:
+        wrapped.event("unreachable")
+        scanned.assert_clean(wrapped)
+        scanned.tap.refuses_tls = False
+        application_of(wrapped)
+        scanned.assert_clean(wrapped)
+
+
+def test_a_value_that_no_variable_can_hold_leaves_no_copy(scanned: Scanned) -> None:
     scanned.put(value=random_text(40), odd=random_text(40) + "\0")
     with scanned.start(*APPLICATION, settings=scanned.settings()) as wrapped:
         wrapped.event("holds a NUL byte")
