@@ -10,12 +10,12 @@ import posix
 import sys
 
 from cloudtaser.wrapper import config as configuration
-from cloudtaser.wrapper import memory
+from cloudtaser.wrapper import extension, memory
 from cloudtaser.wrapper.buffers import Buffer
 from cloudtaser.wrapper.child import Application
 from cloudtaser.wrapper.config import Config
 from cloudtaser.wrapper.delivery import NOTHING, Environment, Values
-from cloudtaser.wrapper.errors import EX_SOFTWARE, WrapperError, fault
+from cloudtaser.wrapper.errors import EX_SOFTWARE, ConfigError, WrapperError, fault
 from cloudtaser.wrapper.log import Log
 from cloudtaser.wrapper.loop import Loop
 from cloudtaser.wrapper.oversights import oversights
@@ -135,6 +135,7 @@ def _supervise(
     application.check()
     if settings.endpoint is not None:
         memory.close(required=settings.require_memfd_secret)
+    _take_place(settings)
     loop = Loop()
     decisions = Supervision(
         grace=settings.rotation_grace,
@@ -158,6 +159,24 @@ def _supervise(
     from cloudtaser.wrapper.fetching import supervise_with_secrets
 
     return _code(supervise_with_secrets(settings, settings.endpoint, loop, supervisor, supervising, log))
+
+
+def _take_place(settings: Config) -> None:
+    """In the process tree: orphans are ours to reap, and the application may not outlive us where that is
+    wanted. PID 1 needs neither.
+    """
+    if posix.getpid() == 1:
+        return
+    if extension.PRESENT:
+        try:
+            extension.native.reap_orphans()
+            extension.native.end_with_parent(settings.death_signal)
+        except OSError:
+            return  # a kernel without it: orphans are reaped by init, as ever
+    elif settings.death_signal:
+        raise ConfigError(
+            "this installation of the wrapper lacks its C extension", on="CLOUDTASER_PARENT_DEATH_SIGNAL"
+        )
 
 
 def _warn_of_references(environ: dict[bytes, bytes], log: Log) -> None:

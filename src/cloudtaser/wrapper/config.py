@@ -13,6 +13,7 @@ from cloudtaser.wrapper.buffers import Span
 from cloudtaser.wrapper.envmap import EnvMapError, Groups, SecretPath, parse_map, parse_paths
 from cloudtaser.wrapper.errors import ConfigError
 from cloudtaser.wrapper.log import LEVELS
+from cloudtaser.wrapper.signals import number_of
 
 DEFAULT_JWT_FILE = "/var/run/secrets/cloudtaser.io/token"
 DEFAULT_UNSEAL_JWT_FILE = "/var/run/secrets/cloudtaser.io/unseal-token"
@@ -53,6 +54,7 @@ class Config:
         "client_cert",
         "client_key",
         "container",
+        "death_signal",
         "endpoint",
         "fingerprint",
         "groups",
@@ -111,6 +113,7 @@ class Config:
         self.startup_timeout = 0.0
         self.request_timeout = 10.0
         self.require_memfd_secret = False
+        self.death_signal = 0
         self.rotation = "restart"
         self.rotation_interval = 30.0
         self.rotation_debounce = 2.0
@@ -180,6 +183,13 @@ class _Settings:
             raise ConfigError(f"{value!r} is not between {low:g} and {high:g} seconds", on=name)
         return seconds
 
+    def signal(self, name: str) -> int:
+        value = self.text(name)
+        number = number_of(value)
+        if number is None:
+            raise ConfigError(f"{value!r} is no signal", on=name, fix="set TERM, KILL or another one")
+        return number
+
     def names(self) -> list[str]:
         return [name.decode("ascii", "replace") for name in self.environ]
 
@@ -223,6 +233,7 @@ def _rotation(config: Config, settings: _Settings) -> None:
             on="CLOUDTASER_ROTATION",
             fix="set restart or none",
         )
+    config.death_signal = settings.signal("CLOUDTASER_PARENT_DEATH_SIGNAL")
     config.rotation = settings.choice("CLOUDTASER_ROTATION", "restart", ("restart", "none"))
     config.rotation_interval = settings.seconds("CLOUDTASER_ROTATION_INTERVAL", 30.0, 0.1, 86400.0)
     config.rotation_debounce = settings.seconds("CLOUDTASER_ROTATION_DEBOUNCE", 2.0, 0.0, 600.0)

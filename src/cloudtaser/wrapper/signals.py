@@ -99,5 +99,15 @@ def is_passed_on(number: int) -> bool:
     return number != _signal.SIGCHLD and number not in _NOT_PASSED_ON
 
 
+def number_of(text: str) -> int | None:
+    """The signal that `TERM`, `SIGTERM` or `15` stands for; 0 for "", None for what is none."""
+    name = f"SIG{text.upper().removeprefix('SIG')}"
+    if not text:
+        return 0
+    found = int(text) if text.isascii() and text.isdigit() and len(text) < 3 else getattr(_signal, name, None)
+    is_one = isinstance(found, int) and int(found) in set(map(int, _signal.valid_signals()))
+    return int(found) if is_one and found is not None else None
+
+
 def _noted(number: int, frame: object) -> None:
     """The byte in the pipe is all that is needed; a handler must exist for it to be written."""

@@ -18,6 +18,7 @@
 #include <Python.h>
 
 #include <stddef.h>
+#include <sys/types.h>
 
 /* Where a chunk's pages come from, best first. */
 enum kind { KIND_SECRET, KIND_LOCKED, KIND_PLAIN };
@@ -59,12 +60,16 @@ void cloudtaser_verify_everything(void);
 void cloudtaser_wipe(void *at, size_t size);        /* what no compiler leaves out */
 void cloudtaser_wipe_everything(void);              /* safe in a signal handler */
 
+/* kin.c */
+int cloudtaser_end_with_parent(pid_t parent); /* in the child; 0 where the parent is gone already */
+
 int cloudtaser_add_memory(PyObject *module);
 int cloudtaser_add_guards(PyObject *module);
 int cloudtaser_add_report(PyObject *module);
 int cloudtaser_add_environ(PyObject *module);
 int cloudtaser_add_text(PyObject *module);
 int cloudtaser_add_spawn(PyObject *module);
+int cloudtaser_add_kin(PyObject *module);
 int cloudtaser_add_descriptor(PyObject *module);
 int cloudtaser_add_crypto(PyObject *module);
 int cloudtaser_add_cpu(PyObject *module);

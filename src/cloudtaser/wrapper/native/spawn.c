@@ -28,6 +28,7 @@ struct start {
     char **argv;
     char **interpreted; /* SHELL, room for the file, the arguments behind argv[0] */
     char **environment;
+    pid_t parent;
     int terminal; /* to put the new group into the foreground of; -1 for none */
     sigset_t mask, ignored, defaults;
     int passed[MAX_PASSED];
@@ -78,6 +79,8 @@ child(void *argument)
     struct start *start = argument;
     struct sigaction action = {.sa_handler = SIG_DFL}, now;
 
+    if (!cloudtaser_end_with_parent(start->parent))
+        _exit(NOT_EXECUTABLE);
     setpgid(0, 0);
     if (start->terminal >= 0)
         tcsetpgrp(start->terminal, getpid()); /* SIGTTOU is blocked here, so this stops nobody */
@@ -200,6 +203,7 @@ start_child(struct start *start)
         errno = ENOMEM;
         return -1;
     }
+    start->parent = getpid();
     pid = clone(child, stack + STACK - (uintptr_t)(stack + STACK) % 16, CLONE_VM | CLONE_VFORK | SIGCHLD, start);
     problem = errno;
     PyMem_Free(stack);
