@@ -31,10 +31,17 @@ def sources() -> list[Path]:
     return [SOURCE / name for name in (SOURCE / "SOURCES").read_text().split()]
 
 
+def interposer() -> tuple[list[Path], list[str]]:
+    """The interposer's files and its flags, which are the same wherever it is built."""
+    words = (SOURCE / "INTERPOSER").read_text().split()
+    files = [SOURCE / word for word in words if word.endswith(".c")]
+    return files, [word for word in words if not word.endswith(".c")]
+
+
 def wanted_stamp(include: str) -> str:
-    """What the built file depends on, as one digest."""
-    digest = hashlib.sha256(repr((sys.version, include, FLAGS, LIBRARIES)).encode())
-    for path in [*sources(), *sorted(SOURCE.glob("*.h"))]:
+    """What the built files depend on, as one digest."""
+    digest = hashlib.sha256(repr((sys.version, include, FLAGS, LIBRARIES, interposer())).encode())
+    for path in [*sources(), *interposer()[0], *sorted(SOURCE.glob("*.h"))]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
@@ -57,13 +64,18 @@ def build() -> None:
     print(f"native: building {target.name}", flush=True)
     target.parent.mkdir(exist_ok=True)
     (packages / f"{DIRECTORY}.pth").write_text(f"{DIRECTORY}\n")
+    stamp.unlink(missing_ok=True)
+    files, flags = interposer()
+    _compile([*compiler.split(), *flags, *map(str, files)], target.with_name("libcloudtaser.so"))
+    _compile([*compiler.split(), *FLAGS, f"-I{include}", *map(str, sources()), *LIBRARIES], target)
+    stamp.write_text(wanted)
+
+
+def _compile(command: list[str], target: Path) -> None:
     fresh = target.with_suffix(f".{os.getpid()}.new")
-    command = [*compiler.split(), *FLAGS, f"-I{include}", "-o", str(fresh), *map(str, sources()), *LIBRARIES]
     try:
-        subprocess.run(command, check=True)
-        stamp.unlink(missing_ok=True)
+        subprocess.run([*command, "-o", str(fresh)], check=True)
         fresh.replace(target)
-        stamp.write_text(wanted)
     finally:
         fresh.unlink(missing_ok=True)
 

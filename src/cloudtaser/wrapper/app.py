@@ -23,6 +23,10 @@ from cloudtaser.wrapper.signals import Signals
 from cloudtaser.wrapper.supervision import Supervision
 from cloudtaser.wrapper.supervisor import Supervisor
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cloudtaser.wrapper.supervisor import EnvironmentOf
+
 EX_USAGE = 64
 _MAX_ENVIRONMENT = 8 << 20  # more than Linux lets a program start with
 HELP = """\
@@ -142,22 +146,20 @@ def _supervise(
         probation=settings.rotation_probation,
         terminal=application.terminal is not None,
         shell=posix.getpid() != 1 and posix.getsid(0) != posix.getpid(),
+        sighup=settings.rotation == "sighup",
     )
-
-    def environment(values: Values) -> Environment:
-        if settings.endpoint is None:
-            return Environment(_without_our_prefix(environ))
-        return values.environment(environ, override=settings.override)
-
-    supervisor = Supervisor(loop, signals, application, decisions, environment, log)
-    supervising = loop.spawn(supervisor.run())
-    supervisor.task = supervising
     if settings.endpoint is None:
+        supervisor = Supervisor(loop, signals, application, decisions, _plain(environ), log)
+        supervisor.task = loop.spawn(supervisor.run())
         supervisor.deliver(NOTHING)
-        return _code(loop.run(supervising))
-    _warn_of_references(environ, log)
+        return _code(loop.run(supervisor.task))
     from cloudtaser.wrapper.fetching import supervise_with_secrets
+    from cloudtaser.wrapper.handover import Handover
 
+    handover = Handover(settings, environ, argv, environ.get(b"PATH"), log)
+    supervisor = Supervisor(loop, signals, application, decisions, handover.environment, log)
+    supervisor.renew = handover.renew
+    supervisor.task = supervising = loop.spawn(supervisor.run())
     return _code(supervise_with_secrets(settings, settings.endpoint, loop, supervisor, supervising, log))
 
 
@@ -179,13 +181,13 @@ def _take_place(settings: Config) -> None:
         )
 
 
-def _warn_of_references(environ: dict[bytes, bytes], log: Log) -> None:
-    """Bank-Vaults' `vault:PATH#FIELD` as a value is for a later version: not passed on in silence."""
-    for name, value in environ.items():
-        if value.startswith(b"vault:") and b"#" in value:
-            log.warning(
-                "a vault: reference is not resolved by this version", variable=name.decode("utf-8", "replace")
-            )
+def _plain(environ: dict[bytes, bytes]) -> "EnvironmentOf":
+    """A plain init hands on what it has, but for what is meant for it."""
+
+    def environment(values: Values) -> Environment:
+        return Environment(_without_our_prefix(environ))
+
+    return environment
 
 
 def _code(result: object) -> int:

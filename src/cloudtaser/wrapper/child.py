@@ -90,6 +90,7 @@ class Application:
         finally:
             self._signals.unblock()
             memory.wipe_leftovers()
+            environment.close()
         return pid
 
     def _spawn(self, environment: Environment, foreground: bool) -> int:

@@ -1,8 +1,7 @@
 """The settings: every variable the wrapper reads, checked once at start (spec/wrapper.md "Configuration").
 
 `app` calls `load` with the environment it was started with. A bad value raises ConfigError, which names the
-variable and the fix. What a later version will do (other deliveries) is refused when asked for, and accepted
-where the setting asks for nothing more than this version does.
+variable and the fix.
 """
 
 import binascii
@@ -10,10 +9,12 @@ import binascii
 from cloudtaser.wrapper import memory
 from cloudtaser.wrapper.addresses import Endpoint, host_and_port, listen_address, parse_address
 from cloudtaser.wrapper.buffers import Span
-from cloudtaser.wrapper.envmap import EnvMapError, Groups, SecretPath, parse_map, parse_paths
+from cloudtaser.wrapper.envmap import Groups, SecretPath
 from cloudtaser.wrapper.errors import ConfigError
 from cloudtaser.wrapper.log import LEVELS
+from cloudtaser.wrapper.selection import Selection
 from cloudtaser.wrapper.signals import number_of
+from cloudtaser.wrapper.templates import Template
 
 DEFAULT_JWT_FILE = "/var/run/secrets/cloudtaser.io/token"
 DEFAULT_UNSEAL_JWT_FILE = "/var/run/secrets/cloudtaser.io/unseal-token"
@@ -31,6 +32,8 @@ OURS = frozenset(
     )
 )  # fmt: skip
 OUR_PREFIX = "CLOUDTASER_"
+TEMPLATE_PREFIX = "CLOUDTASER_TEMPLATE_"
+DELIVERIES = ("env", "memory", "auto", "file")
 
 _TRUE = ("true", "1", "yes", "on")
 _FALSE = ("false", "0", "no", "off", "")
@@ -38,7 +41,6 @@ _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _MAX_ROLE = 256
 _MAX_NAME = 253
 _MAX_SOCKET_PATH = 107
-_LATER = "this version does not have it yet"
 
 
 class Config:
@@ -55,6 +57,7 @@ class Config:
         "client_key",
         "container",
         "death_signal",
+        "delivery",
         "endpoint",
         "fingerprint",
         "groups",
@@ -68,6 +71,7 @@ class Config:
         "override",
         "paths",
         "pod_uid",
+        "references",
         "request_timeout",
         "require_memfd_secret",
         "revoke_on_exit",
@@ -79,6 +83,7 @@ class Config:
         "rotation_probation",
         "skip_verify",
         "startup_timeout",
+        "templates",
         "token",
         "unseal_jwt_file",
     )  # fmt: skip
@@ -108,6 +113,9 @@ class Config:
         self.skip_verify = False
         self.paths: tuple[SecretPath, ...] = ()
         self.groups: Groups = ()
+        self.delivery = "env"
+        self.templates: tuple[Template, ...] = ()
+        self.references: tuple[Template, ...] = ()
         self.allow_loader_env = False
         self.override = True
         self.startup_timeout = 0.0
@@ -157,12 +165,10 @@ class _Settings:
             raise ConfigError(f"{value!r} is neither true nor false", on=name, fix="set true or false")
         return value in _TRUE
 
-    def choice(self, name: str, default: str, here: tuple[str, ...], later: tuple[str, ...] = ()) -> str:
+    def choice(self, name: str, default: str, here: tuple[str, ...]) -> str:
         value = self.text(name, default).lower()
-        if value in later:
-            raise ConfigError(f"{value!r}: {_LATER}", on=name, fix=f"set {' or '.join(here)}")
         if value not in here:
-            raise ConfigError(f"{value!r} is not one of {', '.join((*here, *later))}", on=name)
+            raise ConfigError(f"{value!r} is not one of {', '.join(here)}", on=name)
         return value
 
     def seconds(self, name: str, default: float, low: float, high: float) -> float:
@@ -193,6 +199,10 @@ class _Settings:
     def names(self) -> list[str]:
         return [name.decode("ascii", "replace") for name in self.environ]
 
+    def passed_on(self) -> list[tuple[str, bytes]]:
+        """The variables that the application gets; a name that is no text is passed on as it is."""
+        return [(name.decode(), value) for name, value in strip(self.environ).items() if name.isascii()]
+
 
 def load(environ: dict[bytes, bytes]) -> Config:
     """Read and check the settings. Raises ConfigError at the first that cannot be used.
@@ -202,18 +212,14 @@ def load(environ: dict[bytes, bytes]) -> Config:
     settings = _Settings(environ)
     config = Config()
     config.log_level = settings.choice("CLOUDTASER_LOG_LEVEL", "info", tuple(LEVELS))
+    config.delivery = settings.choice("CLOUDTASER_DELIVERY", "env", DELIVERIES)
     _rotation(config, settings)
-    _refuse_what_comes_later(settings)
-    if not settings.raw("CLOUDTASER_SECRET_PATHS"):
-        if settings.raw("CLOUDTASER_ENV_MAP"):
-            raise ConfigError(
-                "an environment map without paths", on="CLOUDTASER_ENV_MAP", fix="set CLOUDTASER_SECRET_PATHS"
-            )
+    _secrets(config, settings)
+    if not config.paths:
         return config
     config.endpoint = parse_address(
         settings.text("VAULT_ADDR"), settings.boolean("CLOUDTASER_ALLOW_HTTP", False)
     )
-    _secrets(config, settings)
     _trust(config, settings, config.endpoint)
     _authentication(config, settings, config.endpoint)
     config.startup_timeout = settings.seconds("CLOUDTASER_STARTUP_TIMEOUT", 0.0, 0.0, 86400.0)
@@ -227,40 +233,35 @@ def load(environ: dict[bytes, bytes]) -> Config:
 
 
 def _rotation(config: Config, settings: _Settings) -> None:
-    if settings.text("CLOUDTASER_ROTATION").lower() == "sighup":
+    config.rotation = settings.choice("CLOUDTASER_ROTATION", "restart", ("restart", "sighup", "none"))
+    if config.rotation == "sighup" and config.delivery == "env":
         raise ConfigError(
             "'sighup' cannot bring new values: the environment of a running program does not change",
             on="CLOUDTASER_ROTATION",
-            fix="set restart or none",
+            fix="set restart or none, or CLOUDTASER_DELIVERY to memory or file",
         )
     config.death_signal = settings.signal("CLOUDTASER_PARENT_DEATH_SIGNAL")
-    config.rotation = settings.choice("CLOUDTASER_ROTATION", "restart", ("restart", "none"))
     config.rotation_interval = settings.seconds("CLOUDTASER_ROTATION_INTERVAL", 30.0, 0.1, 86400.0)
     config.rotation_debounce = settings.seconds("CLOUDTASER_ROTATION_DEBOUNCE", 2.0, 0.0, 600.0)
     config.rotation_grace = settings.seconds("CLOUDTASER_ROTATION_GRACE", 25.0, 0.0, 3600.0)
     config.rotation_probation = settings.seconds("CLOUDTASER_ROTATION_PROBATION", 10.0, 0.0, 3600.0)
 
 
-def _refuse_what_comes_later(settings: _Settings) -> None:
-    settings.choice("CLOUDTASER_DELIVERY", "env", ("env", "auto"), ("memory", "file"))
-    for name in settings.names():
-        if name.startswith("CLOUDTASER_TEMPLATE_"):
-            raise ConfigError(f"templates: {_LATER}", on=name, fix="unset it")
-
-
 def _secrets(config: Config, settings: _Settings) -> None:
+    """What is wanted of OpenBao; no paths where nothing is."""
     config.allow_loader_env = settings.boolean("CLOUDTASER_ALLOW_LOADER_ENV", False)
     config.override = settings.boolean("CLOUDTASER_OVERRIDE", True)
-    try:
-        config.paths = parse_paths(settings.text("CLOUDTASER_SECRET_PATHS"))
-    except EnvMapError as error:
-        raise ConfigError(str(error), on="CLOUDTASER_SECRET_PATHS") from None
-    try:
-        config.groups = parse_map(
-            settings.text("CLOUDTASER_ENV_MAP"), len(config.paths), loader_names=config.allow_loader_env
-        )
-    except EnvMapError as error:
-        raise ConfigError(str(error), on="CLOUDTASER_ENV_MAP") from None
+    wanted = Selection(override=config.override, loader_names=config.allow_loader_env)
+    wanted.list_paths(settings.text("CLOUDTASER_SECRET_PATHS"))
+    wanted.map_fields(settings.text("CLOUDTASER_ENV_MAP"))
+    for origin in settings.names():
+        if origin.startswith(TEMPLATE_PREFIX):
+            wanted.add_template(origin.removeprefix(TEMPLATE_PREFIX), settings.raw(origin), origin)
+    if settings.raw("VAULT_ADDR"):  # without it nobody is asked, and the values are the application's own
+        for name, value in settings.passed_on():
+            wanted.add_reference(name, value)
+    config.paths, config.groups = wanted.paths, wanted.groups
+    config.templates, config.references = tuple(wanted.templates), tuple(wanted.references)
 
 
 def _trust(config: Config, settings: _Settings, endpoint: Endpoint) -> None:

@@ -1,8 +1,11 @@
-"""Delivery: the values that were fetched become the child's environment.
+"""Delivery: the values that were fetched, and what the application is started with.
 
-`session` composes them, `supervisor` keeps them, and `child` starts the application with them; they stay
-spans all the way, so that the wrapper itself makes no copy that it could not wipe.
+`composing` makes the values, `supervisor` keeps them, `handover` turns them into an environment and
+descriptors, and `child` starts the application with those; they stay spans all the way, so that the wrapper
+itself makes no copy that it could not wipe.
 """
+
+import posix
 
 from cloudtaser.wrapper.buffers import Span
 from cloudtaser.wrapper.config import strip
@@ -13,10 +16,10 @@ MAX_VARIABLE = 131_071  # Linux: MAX_ARG_STRLEN, one string with its final zero
 
 class Environment:
     """What the application is started with: variables that were inherited, variables that are secret (no name
-    is in both), and descriptors to leave open for it.
+    is in both), and descriptors to leave open for it, of which `passing` are of no use to us afterwards.
     """
 
-    __slots__ = ("descriptors", "inherited", "secrets")
+    __slots__ = ("descriptors", "inherited", "passing", "secrets")
 
     def __init__(
         self,
@@ -27,17 +30,28 @@ class Environment:
         self.inherited = inherited
         self.secrets = secrets or {}
         self.descriptors = descriptors
+        self.passing: tuple[int, ...] = ()
+
+    def close(self) -> None:
+        """Let go of what the application now has for itself."""
+        for descriptor in self.passing:
+            posix.close(descriptor)
+        self.passing = ()
 
 
 class Values:
     """One set of values by variable name. Two sets are equal when the application could not tell them
     apart.
+
+    `files` are delivered as paths to read from, `replaced` whatever the container sets: it sets a reference.
     """
 
-    __slots__ = ("spans",)
+    __slots__ = ("files", "replaced", "spans")
 
     def __init__(self, spans: dict[str, Span]) -> None:
         self.spans = spans
+        self.files: set[str] = set()
+        self.replaced: set[str] = set()
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Values):
@@ -54,7 +68,7 @@ class Values:
         environment = strip(inherited)
         secrets: dict[bytes, Span] = {}
         for name, span in self.spans.items():
-            if override or name.encode() not in environment:
+            if override or name in self.replaced or name.encode() not in environment:
                 secrets[name.encode()] = span
         return Environment({name: environment[name] for name in environment if name not in secrets}, secrets)
 

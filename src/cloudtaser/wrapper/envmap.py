@@ -6,9 +6,9 @@ Used by `config` at start, and by `kube.annotations` at admission, so that both 
     paths   secret/data/app,secret/data/db#3        path#version pins a version
             pki/issue/web?common_name=app&ttl=24h   with parameters the path is written, and its answer is the
                                                     secret; %XX in a parameter stands for a byte
-    map     password=DB_PASSWORD,user=DB_USER;key?=API_KEY
+    map     password=DB_PASSWORD,user=DB_USER;key?=API_KEY,cert=@TLS_CERT
             groups in the order of the paths; `\\,` `\\;` `\\=` stand for themselves; `?` before `=`: may be
-            missing
+            missing; `@` behind it: the variable gets a path under which a program reads the value
 """
 
 MAX_PATHS = 100
@@ -29,17 +29,22 @@ class EnvMapError(ValueError):
 
 class SecretPath:
     """One path to read, and the version it is pinned to (None: the latest), or the parameters to write it
-    with.
+    with. `origin` is the setting that names it.
     """
 
-    __slots__ = ("parameters", "path", "version")
+    __slots__ = ("origin", "parameters", "path", "version")
 
     def __init__(
-        self, path: str, version: int | None = None, parameters: tuple[tuple[str, str], ...] = ()
+        self,
+        path: str,
+        version: int | None = None,
+        parameters: tuple[tuple[str, str], ...] = (),
+        origin: str = "CLOUDTASER_SECRET_PATHS",
     ) -> None:
         self.path = path
         self.version = version
         self.parameters = parameters
+        self.origin = origin
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, SecretPath):
@@ -62,35 +67,38 @@ class SecretPath:
 
 
 class Mapping:
-    """One field and the variable it becomes."""
+    """One field and the variable it becomes; `is_file`: the variable holds a path to read it from."""
 
-    __slots__ = ("field", "name", "optional")
+    __slots__ = ("field", "is_file", "name", "optional")
 
-    def __init__(self, field: str, name: str, optional: bool = False) -> None:
+    def __init__(self, field: str, name: str, optional: bool = False, is_file: bool = False) -> None:
         self.field = field
         self.name = name
         self.optional = optional
+        self.is_file = is_file
+
+    def _key(self) -> tuple[str, str, bool, bool]:
+        return (self.field, self.name, self.optional, self.is_file)
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Mapping):
-            return NotImplemented
-        return (self.field, self.name, self.optional) == (other.field, other.name, other.optional)
+        return self._key() == other._key() if isinstance(other, Mapping) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash((self.field, self.name, self.optional))
+        return hash(self._key())
 
     def __repr__(self) -> str:
-        return f"Mapping({self.field}{'?' if self.optional else ''}={self.name})"
+        return f"Mapping({self.field}{'?' * self.optional}={'@' * self.is_file}{self.name})"
 
 
 class Source:
-    """Where a variable comes from: which path (by position) and which of its fields."""
+    """Where a variable comes from: which path (by position), which of its fields, and whether as a file."""
 
-    __slots__ = ("field", "path")
+    __slots__ = ("field", "is_file", "path")
 
-    def __init__(self, path: int, field: str) -> None:
+    def __init__(self, path: int, field: str, is_file: bool = False) -> None:
         self.path = path
         self.field = field
+        self.is_file = is_file
 
     def __repr__(self) -> str:
         return f"Source({self.path}, {self.field})"
@@ -186,6 +194,8 @@ def _parse_group(text: str, taken: dict[str, str], loader_names: bool) -> tuple[
         if len(halves) != 2:
             raise EnvMapError(f"{entry!r} is not field=NAME")
         field, name = halves[0].rstrip(), halves[1].strip()
+        is_file = name.startswith("@")
+        name = name.removeprefix("@")
         optional = len(_split(field, "?")) > 1 and not _split(field, "?")[-1]
         field = _unescape(field[:-1] if optional else field)
         if not field:
@@ -197,7 +207,7 @@ def _parse_group(text: str, taken: dict[str, str], loader_names: bool) -> tuple[
         if name in taken:
             raise EnvMapError(f"{name} is set twice, by {taken[name]!r} and {field!r}")
         taken[name] = field
-        mappings.append(Mapping(field, name, optional))
+        mappings.append(Mapping(field, name, optional, is_file))
     return tuple(mappings)
 
 
@@ -280,7 +290,7 @@ def assign(
             continue
         for mapping in group:
             if mapping.field in present:
-                put(mapping.name, Source(index, mapping.field))
+                put(mapping.name, Source(index, mapping.field, mapping.is_file))
             elif not mapping.optional:
                 raise EnvMapError(f"{paths[index]} has no field {mapping.field!r}")
     return assigned, warnings

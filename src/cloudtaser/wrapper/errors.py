@@ -78,6 +78,12 @@ class AgentError(WrapperError):
     code = EX_UNAVAILABLE
 
 
+class DeliveryError(WrapperError):
+    """Values cannot be brought to the application in the way that was chosen."""
+
+    code = EX_UNAVAILABLE
+
+
 class CommandError(WrapperError):
     """The command cannot be started; `code` is what a shell would exit with."""
 

@@ -4,7 +4,8 @@
 secrets, and without a word.
 """
 
-from cloudtaser.wrapper.config import OUR_PREFIX, Config
+from cloudtaser.wrapper.config import OUR_PREFIX, TEMPLATE_PREFIX, Config
+from cloudtaser.wrapper.references import is_reference, warning_about
 
 KNOWN = frozenset(
     OUR_PREFIX + name
@@ -24,8 +25,17 @@ def oversights(environ: dict[bytes, bytes], config: Config) -> list[tuple[str, s
     found: list[tuple[str, str]] = []
     for raw in environ:
         name = raw.decode("utf-8", "replace")
-        if name.startswith(OUR_PREFIX) and name not in KNOWN and not _is_service_link(name):
-            found.append((name, "is no setting of the wrapper"))
+        if name.startswith(TEMPLATE_PREFIX):
+            continue
+        if name.startswith(OUR_PREFIX):
+            if name not in KNOWN and not _is_service_link(name):
+                found.append((name, "is no setting of the wrapper"))
+        elif meaning := warning_about(environ[raw]):
+            found.append((name, f"holds {meaning}: it is passed on as it is"))
+        elif config.endpoint is None and is_reference(environ[raw]):
+            found.append(
+                (name, "holds a vault: reference, but VAULT_ADDR is not set: it is passed on as it is")
+            )
     if config.endpoint is None:
         broker = environ.get(b"VAULT_ADDR", b"").strip().lower().startswith(b"broker://")
         for name, is_set in (("VAULT_ADDR", broker), ("CLOUDTASER_CA", bool(environ.get(b"CLOUDTASER_CA")))):

@@ -1,6 +1,7 @@
-"""One secret path: what was read from it, how it is watched, and how several become the values to deliver.
+"""One secret path: what was read from it and how it is watched.
 
-`session` holds a `Secret` for each path. Pure: answers in, decisions out.
+`session` holds a `Secret` for each path, `composing` makes the values to deliver of them. Pure: answers in,
+decisions out.
 """
 
 from cloudtaser.wrapper import jsontext
@@ -8,9 +9,7 @@ from cloudtaser.wrapper.backoff import Backoff
 from cloudtaser.wrapper.body import json_object
 from cloudtaser.wrapper.buffers import Buffer, Span
 from cloudtaser.wrapper.client import Answer, Call
-from cloudtaser.wrapper.config import Config
-from cloudtaser.wrapper.delivery import Values, check
-from cloudtaser.wrapper.envmap import EnvMapError, SecretPath, assign
+from cloudtaser.wrapper.envmap import SecretPath
 from cloudtaser.wrapper.errors import ConfigError, ProtocolError
 from cloudtaser.wrapper.lease import Lease
 
@@ -75,7 +74,7 @@ class Secret:
             if data.kind != jsontext.OBJECT:
                 return GONE
         elif self.path.version is not None:
-            raise ConfigError(f"{self.path} is pinned, but has no versions", on="CLOUDTASER_SECRET_PATHS")
+            raise ConfigError(f"{self.path} is pinned, but has no versions", on=self.path.origin)
         self.fields = {name: jsontext.decode(answer.buffer, node) for name, node in data.members.items()}
         self.lease = _lease(answer, now)
         if self.lease is None and self.version is None:
@@ -156,24 +155,3 @@ def lease_renewal(lease: Lease) -> Buffer:
     if len(identifier) > _MAX_IDENTIFIER:
         raise ProtocolError(f"a lease identifier of more than {_MAX_IDENTIFIER} bytes")
     return json_object([("lease_id", identifier)])
-
-
-def compose(config: Config, secrets: list[Secret]) -> tuple[Values, list[str]]:
-    """The values to deliver, and warnings. Raises ConfigError where map and secrets do not fit."""
-    try:
-        sources, warnings = assign(config.paths, config.groups, [list(secret.fields) for secret in secrets])
-        spans: dict[str, Span] = {}
-        for name, source in sources.items():
-            span = secrets[source.path].fields[source.field]
-            origin = f"field {source.field!r} of {config.paths[source.path]}"
-            try:
-                check(name, span, origin)
-            except EnvMapError as error:
-                if config.groups[source.path] is not None:
-                    raise
-                warnings.append(f"{error}; it is not exported")
-                continue
-            spans[name] = span
-    except EnvMapError as error:
-        raise ConfigError(str(error), on="CLOUDTASER_ENV_MAP") from None
-    return Values(spans), warnings

@@ -10,6 +10,7 @@ import time
 from cloudtaser.wrapper import diagnosis, jsontext, login, upkeep
 from cloudtaser.wrapper.backoff import Backoff, about
 from cloudtaser.wrapper.client import Answer, Call, Client
+from cloudtaser.wrapper.composing import compose
 from cloudtaser.wrapper.config import Config
 from cloudtaser.wrapper.delivery import Values
 from cloudtaser.wrapper.errors import (
@@ -23,7 +24,7 @@ from cloudtaser.wrapper.errors import (
 from cloudtaser.wrapper.lease import Lease
 from cloudtaser.wrapper.log import Log
 from cloudtaser.wrapper.loop import Loop
-from cloudtaser.wrapper.secrets import CHANGED, FAILING, FORBIDDEN, GONE, UNRENEWED, Secret, compose
+from cloudtaser.wrapper.secrets import CHANGED, FAILING, FORBIDDEN, GONE, UNRENEWED, Secret
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ class Session:
             if trouble == GONE:
                 found = await diagnosis.missing(self._client, path, answer)
                 what = f"cannot read {path}: {found.what}"
-                raise ConfigError(what, on="CLOUDTASER_SECRET_PATHS", fix=found.fix)
+                raise ConfigError(what, on=path.origin, fix=found.fix)
         values, warnings = compose(self._config, secrets)
         for warning in warnings:
             self._log.warning(warning)

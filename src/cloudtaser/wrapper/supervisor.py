@@ -9,7 +9,7 @@ import posix
 from cloudtaser.wrapper import supervision
 from cloudtaser.wrapper.child import Application, exit_code
 from cloudtaser.wrapper.delivery import Environment, Values
-from cloudtaser.wrapper.errors import CommandError, WrapperError
+from cloudtaser.wrapper.errors import CommandError, DeliveryError, WrapperError
 from cloudtaser.wrapper.log import Log
 from cloudtaser.wrapper.loop import READ, Loop, Task, Wait
 from cloudtaser.wrapper.signals import Signals, is_passed_on
@@ -167,7 +167,7 @@ class Supervisor:
         )
         try:
             self._pid = self._application.start(self._environment(values), foreground=foreground)
-        except CommandError as error:
+        except (CommandError, DeliveryError) as error:
             self._log.error(error.diagnostic())
             self._carry_out(self._supervision.not_started(error.code, self._loop.now()))
         else:

@@ -11,7 +11,7 @@ from cloudtaser.demo import setup
 from cloudtaser.demo.chain import Chain, Pod
 from cloudtaser.openbao.client import OpenBao
 from tests.chain_tools import pod_client
-from tests.integration.test_wrapper_openbao import QUICK
+from tests.integration.wrapper_vault import QUICK
 from tests.memory_scan import copies, random_text, scan, tokens_in
 from tests.unit.wrapper.launch import APPLICATION, Wrapped, application_of, wait_for_state
 

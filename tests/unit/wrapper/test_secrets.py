@@ -7,12 +7,13 @@ import json
 import pytest
 
 from cloudtaser.wrapper.client import Answer, quote
+from cloudtaser.wrapper.composing import compose
 from cloudtaser.wrapper.config import Config
 from cloudtaser.wrapper.envmap import SecretPath, parse_map, parse_paths
 from cloudtaser.wrapper.errors import ConfigError, ProtocolError
 from cloudtaser.wrapper.http1 import Response
 from cloudtaser.wrapper.lease import Lease
-from cloudtaser.wrapper.secrets import CHANGED, FORBIDDEN, GONE, Secret, compose, lease_renewal
+from cloudtaser.wrapper.secrets import CHANGED, FORBIDDEN, GONE, Secret, lease_renewal
 
 
 def answer(document: object, status: int = 200) -> Answer:

@@ -2,7 +2,8 @@
  *
  * `delivery` lays the block out and says what is in it. memfd_secret can be mapped and neither read nor opened by its
  * path, and no other process can look into it by /proc; a sealed memfd can be read as a file, by this program and by
- * root. Either is filled here from buffers in secret memory, and nothing of it stays mapped.
+ * root. Either is filled here from buffers in secret memory, and nothing of it stays mapped. One that is to be written
+ * anew while the application runs (`rewrite`) is not sealed.
  */
 
 #include "native.h"
@@ -10,6 +11,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #ifndef F_ADD_SEALS
@@ -54,30 +56,37 @@ fill(unsigned char *at, PyObject *parts)
     return 0;
 }
 
+static unsigned char *
+map_descriptor(int fd, size_t size)
+{
+    void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (at == MAP_FAILED) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return NULL;
+    }
+    madvise(at, size, MADV_DONTDUMP);
+    return at;
+}
+
 /* Fill the descriptor's pages and let go of them. -1 with an error. */
 static int
 fill_descriptor(int fd, size_t size, PyObject *parts)
 {
-    void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    int filled;
-    if (at == MAP_FAILED) {
-        PyErr_SetFromErrno(PyExc_OSError);
-        return -1;
-    }
-    madvise(at, size, MADV_DONTDUMP);
-    filled = fill(at, parts);
-    munmap(at, size);
+    unsigned char *at = map_descriptor(fd, size);
+    int filled = at ? fill(at, parts) : -1;
+    if (at)
+        munmap(at, size);
     return filled;
 }
 
 static int
-sealed_memfd(size_t size, PyObject *parts)
+filled_memfd(size_t size, PyObject *parts, int seals)
 {
     int fd = memfd_create("cloudtaser", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0 || ftruncate(fd, (off_t)size) < 0) {
         PyErr_SetFromErrno(PyExc_OSError);
     } else if (!size || fill_descriptor(fd, size, parts) == 0) {
-        if (fcntl(fd, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) == 0)
+        if (fcntl(fd, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | seals) == 0)
             return fd;
         PyErr_SetFromErrno(PyExc_OSError);
     }
@@ -87,19 +96,20 @@ sealed_memfd(size_t size, PyObject *parts)
 }
 
 PyDoc_STRVAR(descriptor_doc,
-             "descriptor(parts, secret): a descriptor, closed on exec, that holds the buffers of the list `parts` one\n"
-             "after another, and whether it is a memfd_secret. With `secret` a memfd_secret, or where there is none a\n"
-             "sealed memfd; else a sealed memfd, which can be read as a file. Raises OSError, OverflowError past\n"
-             "64 MiB.");
+             "descriptor(parts, secret, sealed=True): a descriptor, closed on exec, that holds the buffers of the list\n"
+             "`parts` one after another, and whether it is a memfd_secret. With `secret` a memfd_secret, or where there\n"
+             "is none a memfd; else a memfd, which can be read as a file. A memfd is sealed: it never changes, or\n"
+             "where `sealed` is false never its size. Raises OSError, OverflowError past 64 MiB.");
 
 static PyObject *
 descriptor(PyObject *module, PyObject *args)
 {
     PyObject *parts;
     Py_ssize_t size;
-    int is_secret, fd = -1;
+    int is_secret, is_sealed = 1, fd = -1;
 
-    if (!PyArg_ParseTuple(args, "O!p:descriptor", &PyList_Type, &parts, &is_secret) || (size = total(parts)) < 0)
+    if (!PyArg_ParseTuple(args, "O!p|p:descriptor", &PyList_Type, &parts, &is_secret, &is_sealed) ||
+        (size = total(parts)) < 0)
         return NULL;
     if (is_secret && size)
         fd = cloudtaser_secret_descriptor((size_t)size);
@@ -112,12 +122,50 @@ descriptor(PyObject *module, PyObject *args)
     }
     if (fd >= 0)
         return Py_BuildValue("(iO)", fd, Py_True);
-    fd = sealed_memfd((size_t)size, parts);
+    fd = filled_memfd((size_t)size, parts, is_sealed ? F_SEAL_WRITE : 0);
     return fd < 0 ? NULL : Py_BuildValue("(iO)", fd, Py_False);
+}
+
+PyDoc_STRVAR(rewrite_doc,
+             "rewrite(fd, offset, parts, number_at, number): the buffers of `parts` into the descriptor from `offset`\n"
+             "on; once they are there, `number` as eight bytes at `number_at`, a multiple of eight, at once for whoever\n"
+             "reads meanwhile. Raises OSError, OverflowError past the descriptor's size.");
+
+static PyObject *
+rewrite(PyObject *module, PyObject *args)
+{
+    PyObject *parts;
+    Py_ssize_t offset, number_at, size;
+    unsigned long long number;
+    unsigned char *at;
+    struct stat status;
+    int fd, filled;
+
+    if (!PyArg_ParseTuple(args, "inO!nK:rewrite", &fd, &offset, &PyList_Type, &parts, &number_at, &number) ||
+        (size = total(parts)) < 0)
+        return NULL;
+    if (fstat(fd, &status) < 0)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    if (offset < 0 || offset > status.st_size || size > status.st_size - offset || number_at < 0 || number_at % 8 ||
+        number_at > status.st_size - 8) {
+        PyErr_SetString(PyExc_OverflowError, "beyond the descriptor's size");
+        return NULL;
+    }
+    at = map_descriptor(fd, (size_t)status.st_size);
+    if (!at)
+        return NULL;
+    filled = fill(at + offset, parts);
+    if (filled == 0)
+        __atomic_store_n((uint64_t *)(void *)(at + number_at), number, __ATOMIC_RELEASE);
+    munmap(at, (size_t)status.st_size);
+    if (filled < 0)
+        return NULL;
+    Py_RETURN_NONE;
 }
 
 static PyMethodDef methods[] = {
     {"descriptor", descriptor, METH_VARARGS, descriptor_doc},
+    {"rewrite", rewrite, METH_VARARGS, rewrite_doc},
     {NULL, NULL, 0, NULL},
 };
 
