@@ -36,7 +36,8 @@ usage: cloudtaser-wrapper [--] CMD [ARG...]
 Fetches secrets from OpenBao, starts CMD with them in its environment and stays
 as its init: passes on signals, reaps, renews, restarts CMD when a secret
 changes, exits as CMD does.
-Settings are environment variables; without paths it is a plain init.
+Settings are environment variables; without paths it is a plain init. A value
+vault:PATH#FIELD, or ${vault:PATH#FIELD} inside one, stands for that field.
 
 score prints as JSON what keeps others from the secrets of a running wrapper, in
 points of 135; without --pid what this machine would offer one. (A CMD of that
@@ -52,8 +53,15 @@ environment, the settings most used:
                            without one: sealed until the operator brings it
   VAULT_AUTH_ROLE          role of the login (default)
   CLOUDTASER_SECRET_PATHS  secret/data/app,secret/data/db#3
-  CLOUDTASER_ENV_MAP       password=DB_PASSWORD,user=DB_USER;key?=API_KEY
-  CLOUDTASER_ROTATION      restart CMD when a secret changes (default), or none
+  CLOUDTASER_ENV_MAP       password=DB_PASSWORD,user=DB_USER;key?=API_KEY,
+                           cert=@CERT (a path to read it from)
+  CLOUDTASER_TEMPLATE_<NAME>
+                           NAME as postgres://{{user}}:{{password|urlencode}}@db
+  CLOUDTASER_DELIVERY      env (default), memory (for getenv, not in
+                           /proc/PID/environ), auto (memory where CMD can),
+                           file (variables hold paths)
+  CLOUDTASER_ROTATION      when a secret changes: restart CMD (default), sighup
+                           (with memory or file), none
   CLOUDTASER_STARTUP_TIMEOUT
                            how long to try before exit 75; 0 is for ever
   CLOUDTASER_REQUIRE_MEMFD_SECRET

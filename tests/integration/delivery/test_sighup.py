@@ -109,7 +109,7 @@ def test_what_does_not_fit_is_delivered_by_a_restart(vault: Vault) -> None:
 def test_the_descriptor_that_is_kept_closes_when_something_else_is_executed(vault: Vault) -> None:
     vault.put("secret/data/hup-kept", secret=A)
     config = settings(vault, "secret/data/hup-kept", "memory")
-    with Wrapped("sh", "-c", "echo started; read line; :", settings=config) as wrapped:
+    with Wrapped("sh", "-c", "echo started; while :; do sleep 1; done", settings=config) as wrapped:
         wrapped.line()
         for pid in (wrapped.process.pid, application(wrapped)[0]):
             (kept,) = secret_files(pid)

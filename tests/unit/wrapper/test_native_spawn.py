@@ -198,4 +198,4 @@ def test_descriptors_may_be_empty_and_are_bounded() -> None:
     with pytest.raises(OverflowError):
         descriptor([block] * 65, False)
     with pytest.raises(TypeError):
-        descriptor([1], True)  # type: ignore[list-item]  # what is refused
+        descriptor([1], True)
