@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -22,7 +21,7 @@ from cloudtaser.ebpf.libbpf import BpfError
 from cloudtaser.ebpf.processes import Measurer, Place
 from cloudtaser.ebpf.protocol import Refusal
 from cloudtaser.ebpf.registry import Registration, Registry
-from cloudtaser.ebpf.socket import Refused
+from cloudtaser.ebpf.socket import Refused, peer_number
 
 MAX_AT_ONCE: Final = 32
 
@@ -77,6 +76,8 @@ class Admission:
         """What the peer is told; raises `Refused`."""
         if self._guard is None:
             raise Refused(Refusal.UNAVAILABLE, "this kernel takes none of the agent's programs")
+        if self._is_registered(peer_number(connection)):
+            return self._answer()  # it asks after the agent's restart, or lost its connection
         if self._busy >= MAX_AT_ONCE:
             raise Refused(Refusal.BUSY, "too many ask at once; try again")
         self._busy += 1
@@ -91,6 +92,11 @@ class Admission:
             self._busy -= 1
         self._registered(registration, peer)
         return self._answer()
+
+    def _is_registered(self, pid: int) -> bool:
+        """Whether the kernel protects this very process already. Marking it again could only release it."""
+        known = self._registry.of_process(pid)
+        return known is not None and processes.start_ticks(pid) == processes.in_ticks(known.start)
 
     def _examine(self, connection: socket.socket) -> Peer:
         """Reads a file of some megabytes, so in a thread of its own."""
@@ -170,8 +176,3 @@ class Admission:
         if handles:
             one = handles[0]
             raise Refused(Refusal.HELD, f"{one.comm or 'a process'} ({one.holder}) has {one.name} of it open")
-
-
-def peer_number(connection: socket.socket) -> int:
-    """The pid of a connection's peer, for a log."""
-    return int(struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0])

@@ -14,6 +14,7 @@ import select
 import socket
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 SO_PEERPIDFD: Final = 77  # Linux 6.5
@@ -77,6 +78,20 @@ def peer(connection: socket.socket) -> tuple[int, int]:
     except OSError:
         pid_fd = os.pidfd_open(pid)
     return pid, pid_fd
+
+
+def start_ticks(pid: int) -> int:
+    """When the process started, in clock ticks after boot; -1 where there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return -1
+    return int(stat.rpartition(")")[2].split()[19])
+
+
+def in_ticks(nanoseconds: int) -> int:
+    """A start time as the kernel's programs see it, in the clock ticks of /proc/PID/stat."""
+    return nanoseconds * os.sysconf("SC_CLK_TCK") // 1_000_000_000
 
 
 def lives(pid_fd: int) -> bool:

@@ -1,7 +1,8 @@
 """Socket: where wrappers ask to be registered; the thin side of `protocol`.
 
 Outside Kubernetes one socket in the file system, in Kubernetes an abstract one in each pod's network
-namespace (`netns`). Bounded in connections and time; what is decided is `admission`'s.
+namespace (`netns`). Bounded in connections and time; what is decided is `admission`'s. A registered process
+keeps its connection, one, for as long as it lives: by its end it learns that the agent was restarted.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import struct
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
@@ -17,9 +19,8 @@ from cloudtaser.ebpf.protocol import Conversation, Malformed, Refusal, Register
 from cloudtaser.errors import UnavailableError
 
 ABSTRACT: Final = "@cloudtaser-agent"
-MAX_CONNECTIONS: Final = 256  # of one listener
+MAX_CONNECTIONS: Final = 256  # of one listener, of peers that are not registered
 FIRST_FRAME: Final = 10.0  # seconds
-IDLE: Final = 60.0  # seconds in which a registered peer may send its score
 _BACKLOG: Final = 64
 _READ: Final = 4096
 
@@ -73,6 +74,11 @@ def _bind_path(listener: socket.socket, path: Path) -> None:
     os.chmod(path, 0o666)  # noqa: S103
 
 
+def peer_number(connection: socket.socket) -> int:
+    """The pid of a connection's peer, as the kernel has it."""
+    return int(struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0])
+
+
 class Server:
     """All listeners, and the conversations on them."""
 
@@ -80,6 +86,7 @@ class Server:
         self._door = door
         self._tasks: set[asyncio.Task[None]] = set()
         self._acceptors: dict[str, asyncio.Task[None]] = {}
+        self._kept: dict[int, asyncio.Task[None]] = {}  # of registered processes, by pid
 
     def serve(self, name: str, listener: socket.socket) -> None:
         """Answer on this socket until `stop(name)`."""
@@ -112,27 +119,43 @@ class Server:
                     room.release()
                     await asyncio.sleep(0.05)
                     continue
-                task = loop.create_task(self._converse(connection))
+                task = loop.create_task(self._converse(connection, room))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
-                task.add_done_callback(lambda _: room.release())
 
-    async def _converse(self, connection: socket.socket) -> None:
+    async def _converse(self, connection: socket.socket, room: asyncio.Semaphore) -> None:
         loop = asyncio.get_running_loop()
         conversation = Conversation()
-        patience = FIRST_FRAME
         connection.setblocking(False)
-        with connection, suppress(OSError, TimeoutError):
-            async with asyncio.timeout(FIRST_FRAME) as limit:
-                while data := await loop.sock_recv(connection, _READ):
-                    for event in conversation.receive(data):
-                        answer, last = await self._answer(connection, conversation, event)
-                        await loop.sock_sendall(connection, answer)
-                        if last:
-                            return
-                        patience = IDLE
-                    if patience == IDLE:
-                        limit.reschedule(loop.time() + IDLE)
+        kept = 0
+        try:
+            with connection, suppress(OSError, TimeoutError):
+                async with asyncio.timeout(FIRST_FRAME) as limit:
+                    while data := await loop.sock_recv(connection, _READ):
+                        for event in conversation.receive(data):
+                            answer, last = await self._answer(connection, conversation, event)
+                            await loop.sock_sendall(connection, answer)
+                            if last:
+                                return
+                            if not kept:
+                                kept = self._keep(connection)
+                                room.release()
+                                limit.reschedule(None)
+        finally:
+            if not kept:
+                room.release()
+            elif self._kept.get(kept) is asyncio.current_task():
+                del self._kept[kept]
+
+    def _keep(self, connection: socket.socket) -> int:
+        """The connection of a process that is registered now; one that it had before ends."""
+        pid = peer_number(connection)
+        before, task = self._kept.get(pid), asyncio.current_task()
+        if before is not None and before is not task:
+            before.cancel()
+        assert task is not None
+        self._kept[pid] = task
+        return pid
 
     async def _answer(
         self, connection: socket.socket, conversation: Conversation, event: object

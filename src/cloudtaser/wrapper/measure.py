@@ -40,7 +40,10 @@ def measure(
     verdicts |= of_agent(*((registration.mode, registration.tier) if registration is not None else ("", "")))
     verdicts["token_protected"] = _token(token, found)
     verdicts["environ_scrubbed"] = _environment(values if token is None else [token, *values])
-    verdicts["getenv_interposer"] = _interposer(values, application)
+    if registration is None:
+        verdicts["getenv_interposer"] = _interposer(values, application)
+    else:  # the agent would kill even the wrapper for a look at the application
+        verdicts["getenv_interposer"] = SKIP, "under the agent nobody may look at the application"
     verdicts |= of_machine()
     return Score(verdicts, "by itself")
 
