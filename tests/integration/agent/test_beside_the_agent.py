@@ -1,4 +1,4 @@
-"""The wrapper beside the real agent, in whatever tier this machine's kernel takes: neither harms the other."""
+"""The wrapper beside the real agent, in whatever tier this kernel takes: neither harms the other."""
 
 from __future__ import annotations
 
@@ -35,7 +35,11 @@ class NodeAgent:
             "EBPF_PIN_PATH": "off",
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-c", START], env=environment, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", START],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
 
     def __enter__(self) -> Self:
