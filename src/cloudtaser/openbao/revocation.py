@@ -19,6 +19,7 @@ from cloudtaser.openbao.steps import Steps
 WAIT: Final = 5.0
 """Seconds for OpenBao to revoke everything before it is said what is left."""
 _BRIEF: Final = 1.0  # seconds after which is looked whether somebody opened the logins again
+_LATE: Final = 0.3  # seconds in which a login comes out that OpenBao had let in before they were closed
 _POLL: Final = 0.1
 _DEPTH: Final = 12  # folders below a prefix; a path of a secret that was read wrapped can be deep
 _MOST: Final = 1000  # leases counted
@@ -27,10 +28,14 @@ _TIMES: Final = 3  # bridges that had not seen the record, one after another
 
 async def cut_off(steps: Steps, space: Space, closed_with: str, *, wait: float = WAIT) -> tuple[str, ...]:
     """Revoke everything of a space whose logins were closed with that key, and whatever was issued because
-    somebody opened them meanwhile; what is left, as `revoke_all` says it. They are closed afterwards."""
+    somebody opened them meanwhile, or because a login was under way; what is left, as `revoke_all` says it.
+    They are closed afterwards."""
     brief = min(_BRIEF, wait)
     for _ in range(_TIMES):
         left = await _gone(steps, space, await _revoke(steps, space), brief)
+        if not left and not steps.dry_run:
+            await asyncio.sleep(min(_LATE, wait))
+            left = await _revoke_again(steps, space)
         if await still_closed(steps, space, closed_with):
             break
         closed_with = await close(steps, space)
@@ -52,6 +57,17 @@ async def _revoke(steps: Steps, space: Space) -> list[str]:
         why = f"revoke every token and lease of {prefix}/"
         await steps.do("POST", space.namespace, f"sys/leases/revoke-prefix/{prefix}", why, body)
     return list(prefixes)
+
+
+async def _revoke_again(steps: Steps, space: Space) -> list[str]:
+    """Revoke what has come since the first time; the prefixes under which something has."""
+    late = []
+    for prefix in await leased_prefixes(steps.client, space):
+        if await _keys(steps.client, space.namespace, prefix):
+            late.append(prefix)
+            why = f"revoke what was issued under {prefix}/ meanwhile"
+            await steps.do("POST", space.namespace, f"sys/leases/revoke-prefix/{prefix}", why, {"sync": False})
+    return late
 
 
 async def _gone(steps: Steps, space: Space, prefixes: list[str], wait: float) -> list[str]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from cloudtaser.demo.openbao import DevServer
 from cloudtaser.demo.postgres import PostgresServer
@@ -156,6 +158,35 @@ async def test_whoever_logs_in_because_a_bridge_let_the_keys_in_again_meanwhile_
             with pytest.raises(NotAuthorisedError):
                 await pod.lookup_self()
         assert not await logs_in(live)
+
+
+async def test_a_login_that_was_under_way_when_logins_were_closed_is_out_too(
+    server: DevServer, root: OpenBao, live: RegisteredCluster
+) -> None:
+    late: list[OpenBao] = []
+
+    async def come_out() -> None:
+        """A login that OpenBao had let in before, and that has its token only now: nobody sees logins open."""
+        where, path = live.space.namespace, live.space.login_config
+        closed = (await root.request("GET", path, namespace=where))["data"][KEYS]
+        await root.request("POST", path, namespace=where, body={KEYS: [live.public_key()]})
+        late.append(await live.log_in("default", live.token("shop", "web")))
+        await root.request("POST", path, namespace=where, body={KEYS: closed})
+
+    class Overtaken(OpenBao):
+        async def _exchange(
+            self, method: str, url: URL, headers: dict[str, str], body: Mapping[str, Any] | None
+        ) -> tuple[int, bytes]:
+            answer = await super()._exchange(method, url, headers, body)
+            if not late and answer[0] == 404 and url.path.endswith("sys/leases/lookup/auth"):
+                await come_out()  # right after the answer that nothing is left
+            return answer
+
+    async with Overtaken(server.address, token=server.root_token) as client:
+        assert (await suspend(client, live.fingerprint, layout=live.layout)).left == ()
+    async with late.pop() as pod:
+        with pytest.raises(NotAuthorisedError):
+            await pod.lookup_self()
 
 
 async def test_a_cluster_that_never_came_in_is_suspended_too(
