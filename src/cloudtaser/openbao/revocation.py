@@ -66,7 +66,8 @@ async def _revoke_again(steps: Steps, space: Space) -> list[str]:
         if await _keys(steps.client, space.namespace, prefix):
             late.append(prefix)
             why = f"revoke what was issued under {prefix}/ meanwhile"
-            await steps.do("POST", space.namespace, f"sys/leases/revoke-prefix/{prefix}", why, {"sync": False})
+            path = f"sys/leases/revoke-prefix/{prefix}"
+            await steps.do("POST", space.namespace, path, why, {"sync": False})
     return late
 
 

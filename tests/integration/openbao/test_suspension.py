@@ -166,7 +166,7 @@ async def test_a_login_that_was_under_way_when_logins_were_closed_is_out_too(
     late: list[OpenBao] = []
 
     async def come_out() -> None:
-        """A login that OpenBao had let in before, and that has its token only now: nobody sees logins open."""
+        """A login that OpenBao had let in before, and that has its token only now: logins stay closed."""
         where, path = live.space.namespace, live.space.login_config
         closed = (await root.request("GET", path, namespace=where))["data"][KEYS]
         await root.request("POST", path, namespace=where, body={KEYS: [live.public_key()]})
