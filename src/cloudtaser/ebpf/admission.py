@@ -21,7 +21,7 @@ from cloudtaser.ebpf.libbpf import BpfError
 from cloudtaser.ebpf.processes import Measurer, Place
 from cloudtaser.ebpf.protocol import Refusal
 from cloudtaser.ebpf.registry import Registration, Registry
-from cloudtaser.ebpf.socket import Refused, peer_number
+from cloudtaser.ebpf.socket import Refused
 
 MAX_AT_ONCE: Final = 32
 
@@ -76,10 +76,10 @@ class Admission:
         """What the peer is told; raises `Refused`."""
         if self._guard is None:
             raise Refused(Refusal.UNAVAILABLE, "this kernel takes none of the agent's programs")
-        if self._is_registered(peer_number(connection)):
-            return self._answer()  # it asks after the agent's restart, or lost its connection
         if self._busy >= MAX_AT_ONCE:
             raise Refused(Refusal.BUSY, "too many ask at once; try again")
+        if self._is_protected(self._guard, connection):
+            return self._answer()  # it asks after the agent's restart, or lost its connection
         self._busy += 1
         try:
             peer = await asyncio.get_running_loop().run_in_executor(None, self._examine, connection)
@@ -93,10 +93,22 @@ class Admission:
         self._registered(registration, peer)
         return self._answer()
 
-    def _is_registered(self, pid: int) -> bool:
-        """Whether the kernel protects this very process already. Marking it again could only release it."""
-        known = self._registry.of_process(pid)
-        return known is not None and processes.start_ticks(pid) == processes.in_ticks(known.start)
+    @staticmethod
+    def _is_protected(guard: Guard, connection: socket.socket) -> bool:
+        """Whether the peer is, as after a restart of the agent: it was measured then, and nobody, not even the
+        agent, sees its executable now.
+        """
+        try:
+            pid, pid_fd = processes.peer(connection)
+        except OSError:
+            return False
+        try:
+            found = guard.ask(layout.ACTION_LOOK, pid, pid_fd)
+            return bool(found) and all(thread.registration for thread in found) and processes.lives(pid_fd)
+        except BpfError:
+            return False
+        finally:
+            os.close(pid_fd)
 
     def _examine(self, connection: socket.socket) -> Peer:
         """Reads a file of some megabytes, so in a thread of its own."""

@@ -114,7 +114,7 @@ class Agent:
         """What does not depend on the tier."""
         me = Identity.of_this_process()
         pins = self._config.pins
-        device = os.stat(pins.parent).st_dev if pins is not None and pins.parent.exists() else 0
+        executable = guard.inode("/proc/self/exe")
         return replace(
             guard.config,
             everyone=int(self._config.everyone),
@@ -122,11 +122,11 @@ class Agent:
             agent_tgid=me.tgid,
             agent_start=me.start,
             agent_dead=0,
-            agent_inode=me.inode,
-            agent_device=layout.kernel_device(me.device),
+            agent_inode=executable.inode,
+            agent_device=executable.device,
             host_mounts=guard.host_mounts(),
             open_until=0,
-            pins_device=layout.kernel_device(device),
+            pins_device=guard.inode(pins).device if pins is not None and pins.exists() else 0,
         )
 
     def _tell(self, guard: Guard) -> None:

@@ -35,7 +35,7 @@ environment:
                           loading modules, are refused to pods; node: to all
   REACTIVE_KILL           true (default): where this kernel cannot deny, kill the
                           offender; false: only tell
-  LOG_ALL                 true: also tell of each exempt use (default: false)
+  LOG_ALL                 true: also tell of each child that inherits
   ALLOWED_EXECUTABLES     who may register: paths, measured at start, and
                           sha256:HEX, separated by commas
   CLOUDTASER_AGENT_SOCKET where wrappers ask (default:

@@ -117,14 +117,14 @@ class Reporter:
             "time": time_of_day(self.boot + event.time),
             "node": self.node,
             "vector": event.vector,
-            "name": vector.name if vector else "",
+            "name": vector.name if vector else event.name,
             "verdict": _WORDS[event.verdict],
             "source": source,
             "target": target,
             "syscall": self._syscalls.get(event.syscall, str(event.syscall) if event.syscall >= 0 else ""),
             "count": count,
         }
-        if event.name:
+        if event.name and vector:
             line["detail"] = event.name
         if event.source_comm in TOOLS:
             line["tool"] = event.source_comm

@@ -7,15 +7,17 @@ place: there is no gap.
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from cloudtaser.ebpf import layout, libbpf, tiers, vectors
+from cloudtaser.ebpf import layout, libbpf, processes, tiers, vectors
 from cloudtaser.ebpf.libbpf import BpfError, Map, Object
 from cloudtaser.ebpf.vectors import Tier
+from cloudtaser.errors import RefusedError
 
 OBJECT: Final = Path(__file__).with_name("guard.bpf.o")
 PINS: Final = Path("/sys/fs/bpf/cloudtaser")
@@ -29,20 +31,11 @@ class Identity:
 
     tgid: int
     start: int  # clock ticks, as in /proc/PID/stat
-    inode: int
-    device: int
 
     @classmethod
     def of_this_process(cls) -> Identity:
-        """Raises `OSError` without /proc."""
-        executable = os.stat("/proc/self/exe")
-        return cls(os.getpid(), start_ticks(os.getpid()), executable.st_ino, executable.st_dev)
-
-
-def start_ticks(pid: int) -> int:
-    """When a process started, in clock ticks since the boot; raises `OSError` when it is gone."""
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        return int(file.read().rpartition(b")")[2].split()[19])
+        """As /proc has it."""
+        return cls(os.getpid(), processes.start_ticks(os.getpid()))
 
 
 class Guard:
@@ -179,11 +172,26 @@ class Guard:
     def _request(self, action: int, tgid: int, registration: int, mm: int = 0) -> None:
         self.map("request").put(layout.ZERO, layout.REQUEST.pack(action, tgid, registration, 0, mm))
 
+    def inode(self, path: str | Path) -> layout.Inode:
+        """A file as the kernel knows it. Raises `OSError`."""
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        pid_fd = os.pidfd_open(os.getpid())
+        try:
+            self._request(layout.ACTION_LOOK, os.getpid(), fd)
+            assert self._object is not None
+            data = self._object.iterate("iter_identity", pid_fd=pid_fd)
+        finally:
+            os.close(fd)
+            os.close(pid_fd)
+        if len(data) < layout.IDENTITY.size:
+            raise BpfError(2, str(path))
+        inode, size, device, _ = layout.IDENTITY.unpack_from(data)
+        return layout.Inode(inode, size, device)
+
     def trust(self, path: str, trust: int) -> None:
         """What an executable may, known by its inode and size."""
-        status = os.stat(path)
-        key = layout.inode_key(status.st_ino, status.st_dev)
-        self.map("executables").put(key, layout.TRUSTED.pack(status.st_size, trust, 0))
+        found = self.inode(path)
+        self.map("executables").put(found.key, layout.TRUSTED.pack(found.size, trust, 0))
 
     def scope(self, cgroup: int, scope: int) -> None:
         """Add a meaning to a cgroup."""
@@ -205,8 +213,7 @@ class Guard:
 
     def fix(self, path: Path, how: int) -> None:
         """Nobody but the agent removes or renames it, or what is in it."""
-        status = os.stat(path)
-        self.map("fixed").put(layout.inode_key(status.st_ino, status.st_dev), layout.U32.pack(how))
+        self.map("fixed").put(self.inode(path).key, layout.U32.pack(how))
 
     # --- pins
 
@@ -220,7 +227,16 @@ class Guard:
         """
         if self._pins is None or not (path := self._pins / "maps" / "config").exists():
             return
-        old = libbpf.open_pinned_map(str(path), "config", 4, layout.CONFIG.size, 1)
+        try:
+            old = libbpf.open_pinned_map(str(path), "config", 4, layout.CONFIG.size, 1)
+        except BpfError as error:
+            if error.errno != errno.EPERM:
+                raise
+            raise RefusedError(
+                "the programs of a former agent are in force, and do not take this process for its successor",
+                on=str(self._pins),
+                fix="stop the other agent; one with another executable succeeds within its HANDOVER_SECONDS",
+            ) from None
         try:
             me = Identity.of_this_process()
             config = layout.Config.parse(old.get(layout.ZERO) or bytes(layout.CONFIG.size))
@@ -238,7 +254,7 @@ class Guard:
         links = self._pins / "links"
         names = sorted(self.attached - tiers.ITERATORS)
         for name in names:
-            fresh = links / f"{name}.new"
+            fresh = links / f"{name}_new"  # bpf file systems allow no dot
             with suppress(FileNotFoundError):
                 fresh.unlink()
             self._object.pin_link(name, str(fresh))

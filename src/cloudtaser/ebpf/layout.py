@@ -6,7 +6,6 @@ life.h.
 
 from __future__ import annotations
 
-import os
 import struct
 from dataclasses import astuple, dataclass
 from enum import IntEnum
@@ -44,6 +43,7 @@ CONFIG: Final = struct.Struct("<IIIIIIQQIIQII")
 REQUEST: Final = struct.Struct("<IIIIQ")
 FOUND: Final = struct.Struct("<QIIIIII")
 HANDLE: Final = struct.Struct("<IIII16s16s")
+IDENTITY: Final = struct.Struct("<QQII")
 EVENT: Final = struct.Struct("<QQIIiIIIIIQ16s16s32s32s")
 INODE_KEY: Final = struct.Struct("<QII")
 TRUSTED: Final = struct.Struct("<QII")
@@ -144,14 +144,18 @@ def parse_handles(data: bytes) -> list[Handle]:
     ]
 
 
-def kernel_device(device: int) -> int:
-    """A device number as the kernel keeps it (20 bits of minor), from `st_dev`."""
-    return os.major(device) << 20 | os.minor(device)
+@dataclass(frozen=True, slots=True)
+class Inode:
+    """`struct identity`: a file as the kernel knows it."""
 
+    inode: int
+    size: int
+    device: int
 
-def inode_key(inode: int, device: int) -> bytes:
-    """`struct inode_key`, from `st_ino` and `st_dev`."""
-    return INODE_KEY.pack(inode, kernel_device(device), 0)
+    @property
+    def key(self) -> bytes:
+        """`struct inode_key`."""
+        return INODE_KEY.pack(self.inode, self.device, 0)
 
 
 def _text(field: bytes) -> str:

@@ -89,11 +89,6 @@ def start_ticks(pid: int) -> int:
     return int(stat.rpartition(")")[2].split()[19])
 
 
-def in_ticks(nanoseconds: int) -> int:
-    """A start time as the kernel's programs see it, in the clock ticks of /proc/PID/stat."""
-    return nanoseconds * os.sysconf("SC_CLK_TCK") // 1_000_000_000
-
-
 def lives(pid_fd: int) -> bool:
     """Whether the process of this pidfd has not ended."""
     poll = select.poll()

@@ -2,7 +2,7 @@
 bytes.
 
 Each frame is a 4-byte big-endian length and a JSON object of at most 4096 bytes. The wrapper asks to be
-registered, gets one answer, and may then report its protection score. Knows no socket and no process:
+registered, gets one answer, and then reports its protection score, as often as that changes. Knows no socket and no process:
 `socket` moves the bytes, `agent` decides. Identity is never taken from a message.
 """
 
@@ -18,7 +18,6 @@ from cloudtaser.wire.strict_json import dump_object, parse_object
 
 VERSION: Final = 1
 MAX_FRAME: Final = 4096
-MAX_SCORES: Final = 16
 _MAX_NAME: Final = 253
 _LENGTH: Final = struct.Struct(">I")
 
@@ -67,7 +66,6 @@ class Conversation:
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._registered = self._asked = self._over = False
-        self._scores = 0
 
     def receive(self, data: bytes) -> list[Event]:
         """What these bytes complete; nothing more after a `Malformed`."""
@@ -99,8 +97,6 @@ class Conversation:
             self._buffer.clear()
         elif isinstance(event, Register):
             self._asked = True
-        else:
-            self._scores += 1
         return event
 
     def _parse(self, frame: bytes) -> Event:
@@ -132,8 +128,8 @@ class Conversation:
     def _parse_score(self, score: object) -> Event:
         if not self._registered:
             return Malformed(Refusal.BAD_REQUEST, "a score comes after a registration")
-        if not isinstance(score, dict) or self._scores >= MAX_SCORES:
-            return Malformed(Refusal.BAD_REQUEST, f"score is an object, and comes {MAX_SCORES} times at most")
+        if not isinstance(score, dict):
+            return Malformed(Refusal.BAD_REQUEST, "score is an object")
         return Score(score)
 
     def accept(self, *, mode: str, tier: str, known: int, hold: int) -> bytes:

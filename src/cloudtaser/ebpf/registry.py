@@ -90,10 +90,6 @@ class Registry:
         """The registration of this number."""
         return self._entries.get(number)
 
-    def of_process(self, pid: int) -> Registration | None:
-        """That of the process with this number, if it asked itself."""
-        return next((each for each in self._entries.values() if each.pid == pid), None)
-
     def all(self) -> tuple[Registration, ...]:
         """In the order in which they came."""
         return tuple(self._entries.values())

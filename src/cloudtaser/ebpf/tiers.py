@@ -20,8 +20,8 @@ ESSENTIAL: Final[dict[Tier, frozenset[str]]] = {
     Tier.FMOD_RET: frozenset({"mod_file_open", "mod_ptrace_access_check", "mod_task_alloc"}),
     Tier.KILL: frozenset({"react_enter", "react_exit"}),
 }
-LIFE: Final = frozenset({"life_fork", "life_exit", "life_free", "iter_mark", "iter_handles"})
-ITERATORS: Final = frozenset({"iter_mark", "iter_handles"})
+ITERATORS: Final = frozenset({"iter_mark", "iter_handles", "iter_identity"})
+LIFE: Final = frozenset({"life_fork", "life_exit", "life_free"}) | ITERATORS
 
 
 def kernel_function(section: str) -> str | None:

@@ -67,6 +67,7 @@ def btf() -> Any:
         ("request", layout.REQUEST),
         ("found", layout.FOUND),
         ("handle", layout.HANDLE),
+        ("identity", layout.IDENTITY),
         ("event", layout.EVENT),
         ("inode_key", layout.INODE_KEY),
         ("trusted", layout.TRUSTED),

@@ -17,6 +17,7 @@ struct shared {
 	struct event event;
 	struct found found;
 	struct handle handle;
+	struct identity identity;
 	enum verdict verdict;
 	enum mode mode;
 	enum scope scope;

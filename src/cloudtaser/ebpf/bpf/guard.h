@@ -52,7 +52,7 @@ struct config {
 	__u32 mode;
 	__u32 kills;       /* the kernel cannot deny: SIGKILL ends the offender */
 	__u32 everyone;    /* vectors without a target bind every subject, not only those in a scope */
-	__u32 log_all;     /* tell of exempt uses' repeats and of life: fork, exec */
+	__u32 log_all;     /* tell of every child that inherits protection */
 	__u32 agent_tgid;  /* 0: none lives */
 	__u32 agent_dead;
 	__u64 agent_start; /* clock ticks, as in /proc/PID/stat */

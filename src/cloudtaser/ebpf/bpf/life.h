@@ -121,8 +121,12 @@ int BPF_PROG(life_fork, struct task_struct *parent, struct task_struct *child)
 		guard->tgid = child->tgid;
 	}
 	c = configuration();
-	if (c && c->numbers)
+	if (!c)
+		return 0;
+	if (c->numbers)
 		keep_numbers(child, 1);
+	if (c->log_all && child->pid == child->tgid)
+		tell(0, NOTED, child, guard, -1, 0, "inherited");
 	return 0;
 }
 
@@ -215,6 +219,37 @@ int iter_mark(struct bpf_iter__task *ctx)
 		filter = BPF_CORE_READ(filter, prev);
 	}
 	bpf_seq_write(ctx->meta->seq, &found, sizeof(found));
+	return 0;
+}
+
+/* what the kernel knows of an open file: overlays and subvolumes tell user space another number or device */
+struct identity {
+	__u64 inode;
+	__u64 size;
+	__u32 device;
+	__u32 fd;
+};
+
+/* The file behind descriptor `registration` of process `tgid`, both in `request`. Run for that process. */
+SEC("?iter/task_file")
+int iter_identity(struct bpf_iter__task_file *ctx)
+{
+	struct file *file = ctx->file;
+	struct task_struct *task = ctx->task;
+	struct identity identity = {};
+	struct request *wanted;
+	__u32 zero = 0;
+
+	if (!file || !task)
+		return 0;
+	wanted = bpf_map_lookup_elem(&request, &zero);
+	if (!wanted || task->tgid != wanted->tgid || ctx->fd != wanted->registration)
+		return 0;
+	identity.inode = file->f_inode->i_ino;
+	identity.size = file->f_inode->i_size;
+	identity.device = file->f_inode->i_sb->s_dev;
+	identity.fd = ctx->fd;
+	bpf_seq_write(ctx->meta->seq, &identity, sizeof(identity));
 	return 0;
 }
 
