@@ -95,8 +95,8 @@ class Admission:
 
     @staticmethod
     def _is_protected(guard: Guard, connection: socket.socket) -> bool:
-        """Whether the peer is, as after a restart of the agent: it was measured then, and nobody, not even the
-        agent, sees its executable now.
+        """Whether the peer is, as after a restart of the agent: it was measured then, and nobody, not even
+        the agent, sees its executable now.
         """
         try:
             pid, pid_fd = processes.peer(connection)

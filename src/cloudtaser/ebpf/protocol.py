@@ -2,8 +2,9 @@
 bytes.
 
 Each frame is a 4-byte big-endian length and a JSON object of at most 4096 bytes. The wrapper asks to be
-registered, gets one answer, and then reports its protection score, as often as that changes. Knows no socket and no process:
-`socket` moves the bytes, `agent` decides. Identity is never taken from a message.
+registered, gets one answer, and then reports its protection score, as often as that changes. Knows no
+socket and no process: `socket` moves the bytes, `agent` decides. Identity is never taken from a
+message.
 """
 
 from __future__ import annotations
