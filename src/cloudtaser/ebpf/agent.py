@@ -265,13 +265,13 @@ class Agent:
     # --- events
 
     def _drain(self, ring: Ring) -> None:
-        while records := ring.read():
-            for record in records:
-                event = RawEvent.parse(record)
-                if event.registration == SELF_TEST:
-                    continue
-                for line in self._reporter.add(event):
-                    self._output.put(encode(line))
+        """What is there, a turn of the loop's worth: a flood of events must not keep all else waiting."""
+        for record in ring.read():
+            event = RawEvent.parse(record)
+            if event.registration == SELF_TEST:
+                continue
+            for line in self._reporter.add(event):
+                self._output.put(encode(line))
 
     def _tick(self) -> None:
         for line in self._reporter.tick(time.monotonic_ns()):
