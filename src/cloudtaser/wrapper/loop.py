@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 READ = select.POLLIN
 WRITE = select.POLLOUT
+# poll's own time stands still while the machine sleeps, the loop's does not: a deadline that passed meanwhile
+# is noticed a minute after it woke at the latest.
 _MAX_POLL_MS = 60_000
 
 
@@ -78,12 +80,17 @@ class Task:
                 self.done, self.wait = True, None
 
 
+def _since_boot() -> float:
+    """Never set, never back, and counting while the machine is suspended: leases end meanwhile too."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class Loop:
     """Runs tasks until one of them is done."""
 
     __slots__ = ("_clock", "_tasks")
 
-    def __init__(self, clock: "Callable[[], float]" = time.monotonic) -> None:
+    def __init__(self, clock: "Callable[[], float]" = _since_boot) -> None:
         self._clock = clock
         self._tasks: list[Task] = []
 
@@ -136,10 +143,12 @@ class Loop:
                 task.step(False)
         self._tasks = [task for task in self._tasks if not task.done]
 
-    def _timeout(self, deadline: float | None) -> int:
-        """Milliseconds to poll for, rounded up so that a deadline has passed when it returns."""
+    def _timeout(self, deadline: float | None) -> int | None:
+        """Milliseconds to poll for, rounded up so that a deadline has passed when it returns; None: for
+        ever.
+        """
         if deadline is None:
-            return _MAX_POLL_MS
+            return None
         return max(0, min(_MAX_POLL_MS, int((deadline - self._clock()) * 1000) + 1))
 
     def sleep(self, seconds: float) -> Wait:
