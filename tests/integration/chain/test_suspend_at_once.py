@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import time
 
 import pytest
 
 from cloudtaser.demo.chain import Chain
-from cloudtaser.errors import CloudtaserError
+from cloudtaser.errors import CloudtaserError, NotAuthorisedError
 from cloudtaser.openbao.client import OpenBao
 from tests.chain_attackers import administrator
 from tests.chain_tools import eventually, own_chain, pod_client
@@ -49,8 +50,16 @@ class Knocking:
 
 
 async def tokens(chain: Chain, root: OpenBao) -> list[str]:
-    """Accessors of all tokens in the cluster's space."""
-    return await root.list("auth/token/accessors", namespace=chain.space.namespace)
+    """Accessors of all tokens in the cluster's space. One may stand in OpenBao's list whose token was revoked
+    in the moment in which it was made: it belongs to nobody."""
+    where, found = chain.space.namespace, []
+    for accessor in await root.list("auth/token/accessors", namespace=where):
+        with contextlib.suppress(NotAuthorisedError):
+            await root.request(
+                "POST", "auth/token/lookup-accessor", namespace=where, body={"accessor": accessor}
+            )
+            found.append(accessor)
+    return found
 
 
 async def test_whoever_starts_or_logs_in_at_that_moment_is_out_within_ten_seconds_too() -> None:
@@ -72,8 +81,8 @@ async def test_whoever_starts_or_logs_in_at_that_moment_is_out_within_ten_second
 
         await eventually(all_in, "pods log in")
         began = time.monotonic()
-        await chain.cli("version")
-        starting = time.monotonic() - began  # how long a program takes here that does nothing
+        await chain.cli("source", "list")
+        starting = time.monotonic() - began  # how long such a program takes here to do little
         restart = asyncio.create_task(second.restart())
         third.start()
         began = time.monotonic()
