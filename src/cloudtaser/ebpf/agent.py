@@ -39,6 +39,7 @@ AGENT: Final = 0xFFFF_FFFE  # the registration of the agent itself
 RING_SIZE: Final = 1 << 22  # bpf/guard.h
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 _TICK: Final = 0.5  # seconds
+_TURN: Final = 512  # events
 _SWEEP: Final = 30.0
 _POD_SCAN: Final = 1.0
 _SETTLE: Final = 1.0  # after a registered process has ended, for its tree to end with it
@@ -266,7 +267,7 @@ class Agent:
 
     def _drain(self, ring: Ring) -> None:
         """What is there, a turn of the loop's worth: a flood of events must not keep all else waiting."""
-        for record in ring.read():
+        for record in ring.read(_TURN):
             event = RawEvent.parse(record)
             if event.registration == SELF_TEST:
                 continue

@@ -19,10 +19,9 @@ _CLONE_NEWNET: Final = 0x40000000
 
 
 def pods() -> dict[int, int]:
-    """Network namespaces (inode numbers) of pods, each with the number of a process in it; never the
-    host's.
+    """Network namespaces (inode numbers) of pods, each with the number of a process in it; the host's too,
+    where a pod shares it.
     """
-    host = os.stat("/proc/1/ns/net").st_ino
     found: dict[int, int] = {}
     for name in os.listdir("/proc"):
         if not name.isdigit():
@@ -31,7 +30,7 @@ def pods() -> dict[int, int]:
             space = os.stat(f"/proc/{name}/ns/net").st_ino
         except OSError:
             continue  # gone, or a protected process: another one of its pod shows the same
-        if space != host and space not in found and processes.place(int(name)).pod:
+        if space not in found and processes.place(int(name)).pod:
             found[space] = int(name)
     return found
 

@@ -64,6 +64,8 @@ static __always_inline int on_access(struct task_struct *child, unsigned int mod
 		return 0;
 	current_call(&call);
 	vector = vector_of_call(&call, V_LINKS);
+	if (mode == PTRACE_READ_FSCREDS && is_agent(c))
+		return 0; /* links only: it says which executable and which namespaces; files are judged where they are opened */
 	if (mode == PTRACE_READ_FSCREDS && is_runtime(c)) {
 		count(C_EXEMPT);
 		tell(vector, EXEMPT, child, guard, call.number, mode, 0);
