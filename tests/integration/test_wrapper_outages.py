@@ -152,6 +152,35 @@ def test_a_login_that_is_refused_while_running_heals_when_the_role_is_back(vault
         wrapped.event("kept fresh again")
 
 
+def test_a_policy_that_is_removed_and_made_again_leaves_a_wrapper_that_still_notices_a_revoked_token(
+    vault: Vault,
+) -> None:
+    """As `source register` makes pods' tokens: without the default policy, so that the right to look at
+    oneself goes with the rest.
+    """
+    own = POLICY + "".join(
+        f'path "{path}" {{ capabilities = ["read", "update"] }}\n'
+        for path in ("auth/token/lookup-self", "auth/token/renew-self", "sys/capabilities-self")
+    )
+    vault.api("POST", "sys/policies/acl/whole", {"policy": own})
+    vault.role("whole", token_policies=["whole"], token_no_default_policy=True)
+    vault.put("secret/data/whole", value="one")
+    settings = vault.settings("secret/data/whole", VAULT_AUTH_ROLE="whole", **QUICK)
+    vault.revoke_all()
+    with Wrapped("sh", "-c", PRINT_AND_WAIT, settings=settings) as wrapped:
+        pid, _ = started(wrapped)
+        vault.api("DELETE", "sys/policies/acl/whole")
+        wrapped.event("logged in anew")  # nothing else can tell a lost token from a lost right
+        assert wrapped.event("forbidden")["path"] == "secret/data/whole"
+        vault.api("POST", "sys/policies/acl/whole", {"policy": own})
+        wrapped.event("readable again")
+        vault.revoke_all()
+        wrapped.event("logged in anew")
+        assert is_alive(pid)
+        vault.put("secret/data/whole", value="two")
+        assert started(wrapped)[1] == "two"
+
+
 # -- the server
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from cloudtaser.wrapper.sealing import Sealing
 
 _REMIND_EVERY = 30.0
+_GUESS_FIRST, _GUESS_LIMIT = 60.0, 600.0  # seconds between logins that only find out if the token is lost
 _REFUSED_FIRST, _REFUSED_LIMIT = 1.0, 60.0  # seconds between attempts after a refusal
 _MAX_DEBOUNCES = 5
 _REVOKE_TIMEOUT = 1.0
@@ -52,9 +53,9 @@ class Session:
     """One run's dealings with OpenBao. Only one of its coroutines runs at a time."""
 
     __slots__ = (
-        "_away", "_backoff", "_client", "_complaint", "_config", "_delivered", "_is_blind", "_is_pinned",
-        "_log", "_loop", "_next_look", "_next_pod_ca", "_not_before", "_pod_ca_complaint", "_refusals",
-        "_secrets", "_stale", "_token", "sealing",
+        "_away", "_backoff", "_client", "_complaint", "_config", "_delivered", "_guesses", "_is_blind",
+        "_is_pinned", "_log", "_loop", "_next_guess", "_next_look", "_next_pod_ca", "_not_before",
+        "_pod_ca_complaint", "_refusals", "_secrets", "_stale", "_token", "sealing",
     )  # fmt: skip
 
     def __init__(self, loop: Loop, config: Config, client: Client, log: Log) -> None:
@@ -74,6 +75,8 @@ class Session:
         self._away = False
         self._complaint = ""
         self._is_blind = False
+        self._next_guess = 0.0
+        self._guesses = Backoff(_GUESS_FIRST, _GUESS_LIMIT)
         self._is_pinned = config.endpoint is not None and config.endpoint.broker
         self._next_pod_ca = 0.0
         self._pod_ca_complaint = ""
@@ -242,6 +245,8 @@ class Session:
         self._log.info("logged in anew")
         self._stale |= {secret for secret in self._secrets if secret.has_lease}
         answer = await self._client.call(b"GET", "auth/token/lookup-self")
+        if answer.status == 403 and not self._is_blind:
+            self._next_guess = self._loop.now() + self._guesses.next()
         self._is_blind = answer.status == 403
 
     async def _keep_token(self, lease: Lease) -> None:
@@ -288,9 +293,13 @@ class Session:
         """The secrets that have another version than the one that was read, or whose lease was revoked."""
         watched = [secret for secret in self._secrets if secret.is_versioned or _is_looked_up(secret)]
         answers = await self._ask_about(watched)
-        if any(answer.status == 403 for answer in answers) and await self._token_is_lost():
+        refused = [answer.status == 403 for answer in answers]
+        if any(refused) and await self._token_is_lost(everything=all(refused)):
             await self._log_in_anew()
             answers = await self._ask_about(watched)
+        elif not all(refused):
+            self._next_guess = 0.0
+            self._guesses.reset()
         changed: set[Secret] = set()
         for secret, answer in zip(watched, answers, strict=True):
             if secret.lease is not None:
@@ -333,13 +342,17 @@ class Session:
             self._log.warning("the next pod CA is not pinned yet", reason=trouble)
         self._pod_ca_complaint = trouble
 
-    async def _token_is_lost(self) -> bool:
-        """Whether the token itself is the reason for a refusal. Not told of one that may not look at itself,
-        which shows when the one after it may not either.
+    async def _token_is_lost(self, *, everything: bool = False) -> bool:
+        """Whether the token itself is the reason for a refusal (of `everything` that was asked). A token that
+        may not look at itself, or lost the right to, does not tell: then a login now and then does.
         """
-        if self._is_blind:
+        if not self._is_blind:
+            answer = await self._client.call(b"GET", "auth/token/lookup-self")
+            return answer.status == 403
+        if not everything or self._loop.now() < self._next_guess:
             return False
-        return (await self._client.call(b"GET", "auth/token/lookup-self")).status == 403
+        self._next_guess = self._loop.now() + self._guesses.next()
+        return True
 
     async def _refresh(self, deliver: "Callable[[Values], None]") -> None:
         """Read what is stale anew and, if what the application would get differs, deliver it."""
