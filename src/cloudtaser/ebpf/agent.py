@@ -36,6 +36,7 @@ from cloudtaser.ebpf.vectors import Standing, Tier
 from cloudtaser.errors import CloudtaserError, ConfigError
 
 AGENT: Final = 0xFFFF_FFFE  # the registration of the agent itself
+NETWORK: Final = "network"  # bpf/life.h: a program starts in a network namespace that is new
 RING_SIZE: Final = 1 << 22  # bpf/guard.h
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 _TICK: Final = 0.5  # seconds
@@ -64,6 +65,7 @@ class Agent:
         self._spaces: dict[int, set[int]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._ready = False
+        self._network = asyncio.Event()
         self._guard: Guard | None = None
         self._outcome = Outcome(Tier.NONE, {})
         self._output = Output(sys.stdout)
@@ -127,6 +129,7 @@ class Agent:
             agent_device=executable.device,
             host_mounts=guard.host_mounts(),
             open_until=0,
+            networks=int(self._config.pods),
             pins_device=guard.inode(pins).device if pins is not None and pins.exists() else 0,
         )
 
@@ -271,6 +274,9 @@ class Agent:
             event = RawEvent.parse(record)
             if event.registration == SELF_TEST:
                 continue
+            if not event.vector and event.name == NETWORK:
+                self._network.set()
+                continue
             for line in self._reporter.add(event):
                 self._output.put(encode(line))
 
@@ -383,7 +389,9 @@ class Agent:
                     self._server.serve(f"net:{space}", listener)
                     open_.add(space)
                     self._sockets += 1
-            await asyncio.sleep(_POD_SCAN)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._network.wait(), _POD_SCAN)
+            self._network.clear()
 
     # --- pages
 

@@ -39,7 +39,7 @@ COUNTERS: Final = ("lost", "fork_refused", "capable", "exempt")
 
 ZERO: Final = bytes(4)
 GUARD: Final = struct.Struct("<QII")
-CONFIG: Final = struct.Struct("<IIIIIIQQIIQII")
+CONFIG: Final = struct.Struct("<IIIIIIQQIIQIIII")
 REQUEST: Final = struct.Struct("<IIIIQ")
 FOUND: Final = struct.Struct("<QIIIIII")
 HANDLE: Final = struct.Struct("<IIII16s16s")
@@ -68,6 +68,8 @@ class Config:
     open_until: int = 0
     numbers: int = 0
     pins_device: int = 0
+    networks: int = 0
+    unused: int = 0
 
     def pack(self) -> bytes:
         """As the kernel reads it."""

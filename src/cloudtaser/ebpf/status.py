@@ -9,6 +9,7 @@ from typing import Any
 
 from cloudtaser.ebpf import vectors
 from cloudtaser.ebpf.probe import Outcome
+from cloudtaser.ebpf.vectors import Kind
 from cloudtaser.version import VERSION
 
 
@@ -50,6 +51,7 @@ def status(
                         "kind": vector.kind.value,
                         "standing": outcome.standings[vector.number].value,
                         "error": vector.error,
+                        "binds": "pods" if vector.kind is Kind.SUBJECT and not everyone else "everybody",
                         "self_tested": vector.number in outcome.tested,
                     }
                     for vector in vectors.VECTORS

@@ -28,6 +28,7 @@ def test_status_gives_how_many_there_are_how_many_hold_and_each() -> None:
     assert found["vectors"]["hold"] == sum(each["standing"] == "holds" for each in listed)
     assert [each["number"] for each in listed if each["self_tested"]] == [1]
     assert found["tier"] == "kill"
+    assert {each["number"] for each in listed if each["binds"] == "pods"} == {37, 38, 39, 40, 42}
 
 
 def test_metrics_carry_the_prefix_and_every_count() -> None:

@@ -62,6 +62,8 @@ struct config {
 	__u64 open_until;  /* ktime in ns up to which any root process may succeed a dead agent */
 	__u32 numbers;     /* keep the map of process numbers (only the tier `kill` needs it) */
 	__u32 pins_device; /* of the file system that holds the pins */
+	__u32 networks;    /* tell of each network namespace in which a first program starts */
+	__u32 unused;
 };
 
 struct inode_key {
@@ -146,6 +148,14 @@ struct {
 	__type(key, __u32);
 	__type(value, __u32);
 } namespaces SEC(".maps");
+
+/* network namespaces that the agent has been told of */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u32);
+	__type(value, __u32);
+} networks SEC(".maps");
 
 /* executables measured by the agent, and what they may */
 struct {

@@ -151,6 +151,23 @@ int BPF_PROG(life_free, struct task_struct *task)
 	return 0;
 }
 
+/* A pod's first program starts: the agent has its socket there before the second. */
+SEC("?tp_btf/sched_process_exec")
+int BPF_PROG(life_exec, struct task_struct *task)
+{
+	__u32 space = BPF_CORE_READ(task, nsproxy, net_ns, ns.inum), known = 1;
+	struct config *c;
+
+	if (bpf_map_lookup_elem(&networks, &space))
+		return 0;
+	c = configuration();
+	if (!c || !c->networks)
+		return 0;
+	bpf_map_update_elem(&networks, &space, &known, BPF_ANY);
+	tell(0, NOTED, 0, 0, -1, space, "network");
+	return 0;
+}
+
 SEC("?tp_btf/cgroup_attach_task")
 int BPF_PROG(life_cgroup, struct cgroup *cgroup, const char *path, struct task_struct *task, bool threadgroup)
 {
