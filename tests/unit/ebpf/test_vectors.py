@@ -116,9 +116,8 @@ def test_programs_are_chosen_by_what_the_kernel_has(sections: dict[str, str]) ->
     old = programs(Tier.LSM, sections, functions - {"bpf_lsm_bpf_prog_load"})
     assert "lsm_bpf_load" in old
     assert not {name for name in new if name.startswith(("mod_", "react_"))}
-    assert programs(Tier.KILL, sections, frozenset()) == tiers.ESSENTIAL[Tier.KILL] | tiers.LIFE | {
-        "life_cgroup"
-    }
+    told = frozenset({"life_cgroup", "life_exec"})
+    assert programs(Tier.KILL, sections, frozenset()) == tiers.ESSENTIAL[Tier.KILL] | tiers.LIFE | told
 
 
 def test_the_refused_program_is_read_from_libbpfs_log() -> None:
