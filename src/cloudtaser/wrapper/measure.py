@@ -130,7 +130,7 @@ def _interposer(values: list[Span], application: int) -> tuple[str, str]:
     if maps is None or environ is None:
         return SKIP, "the application's maps and environ in /proc cannot be read"
     if INTERPOSER not in maps:
-        return FAIL, "secrets are delivered in the environment"
+        return FAIL, "the application is without the interposer: its delivery is not memory"
     for span in values:
         with span.view() as value:
             held = len(value) >= SHORTEST and environ.find(value, 0, len(environ)) >= 0

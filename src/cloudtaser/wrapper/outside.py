@@ -130,7 +130,7 @@ def _interposer(pid: int) -> tuple[str, str]:
     readable = [text for text in maps if text]
     if not readable:
         return SKIP, "its application cannot be looked at"
-    return passed(any(INTERPOSER in text for text in readable), "secrets are delivered in the environment")
+    return passed(any(INTERPOSER in text for text in readable), "its applications are without the interposer")
 
 
 def _owner(pid: int) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.integration.agent.support import OK, Agent, framed, refusal
-from tests.unit.wrapper.launch import Wrapped, run
+from tests.unit.wrapper.launch import PREFIX, Wrapped, run
 
 WAIT = ("sh", "-c", "echo started; trap 'exit 0' TERM; while :; do sleep 0.05; done")
 
@@ -131,3 +134,43 @@ def test_a_silent_agent_is_not_waited_for_long(settings: dict[str, str], place: 
     with Agent(place, [b""]), Wrapped(*WAIT, settings=settings) as wrapper:
         assert "in time" in str(wrapper.event("no agent protects this process")["reason"])
         assert wrapper.line() == "started"
+
+
+NEIGHBOUR = """
+import os, socket, sys
+ready, wait = os.pipe()
+parent = os.getpid()
+if not os.fork():
+    os.setgid(65532); os.setuid(65532)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(b"\\0cloudtaser-agent")
+    listener.listen()
+    listener.settimeout(0.2)
+    os.close(wait)
+    while os.getppid() == parent:
+        try:
+            listener.accept()[0].sendall(ANSWER)
+        except OSError:
+            pass
+    os._exit(0)
+os.close(wait)
+os.read(ready, 1)
+os.close(ready)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@pytest.mark.slow  # it takes root, and ten seconds of a required agent
+def test_a_neighbour_in_the_pod_is_not_taken_for_the_agent(settings: dict[str, str]) -> None:
+    """An abstract name belongs to whoever takes it first: in the default place only root is believed."""
+    del settings["CLOUDTASER_AGENT_SOCKET"]
+    impostor = [sys.executable, "-c", NEIGHBOUR.replace("ANSWER", repr(framed(OK)))]
+    done = subprocess.run(
+        ["unshare", "--net", *impostor, *PREFIX, "--", "echo", "started"],
+        env=settings | {"CLOUDTASER_EBPF": "required", "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (69, "")
+    assert "somebody who is not root listens in the agent's place" in done.stderr

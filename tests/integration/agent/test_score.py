@@ -56,6 +56,18 @@ def test_a_running_wrapper_logs_its_score_once_and_tells_it(settings: dict[str, 
         assert "protection score" not in wrapper.log()
 
 
+def test_memory_delivery_has_the_points_of_the_interposer(settings: dict[str, str]) -> None:
+    memory = OFF | {"CLOUDTASER_DELIVERY": "memory", "CLOUDTASER_ENV_MAP": "value=VALUE"}
+    with Wrapped(*WAIT, settings=settings | memory) as wrapper:
+        wrapper.event("protection score")
+        pid = wrapper.process.pid
+        told = score("--pid", str(pid))
+        assert states(told)["getenv_interposer"] == "pass", reasons(told)["getenv_interposer"]
+        seen = measure_outside(pid)
+        assert seen is not None
+        assert seen.verdicts["getenv_interposer"][0] == "pass"
+
+
 def test_from_outside_the_kernels_view_agrees(settings: dict[str, str]) -> None:
     with Wrapped(*WAIT, settings=settings | OFF) as wrapper:
         wrapper.event("protection score")
@@ -131,3 +143,21 @@ def test_a_process_that_is_not_there_is_one_clear_line() -> None:
     done = subprocess.run([*PREFIX, "score", "--pid", "2147483646"], capture_output=True, text=True, env={})
     assert done.returncode == 1
     assert done.stderr == "cloudtaser-wrapper: no process 2147483646 is seen in /proc\n"
+
+
+WITHOUT_PROC = 'umount -l /proc && exec "$@"'
+
+
+@pytest.mark.slow  # it takes root to be without /proc
+def test_without_proc_it_says_what_it_had_to_skip(settings: dict[str, str]) -> None:
+    prefix = ["unshare", "--mount", "sh", "-c", WITHOUT_PROC, "sh", *PREFIX]
+    memory = OFF | {"CLOUDTASER_DELIVERY": "memory", "CLOUDTASER_ENV_MAP": "value=VALUE"}
+    with Wrapped(*WAIT, settings=settings | memory, prefix=prefix) as wrapper:
+        missing = wrapper.event("protection score")["missing"]
+        assert isinstance(missing, list)
+        assert [line for line in missing if " skip: " in line] == [
+            "getenv_interposer skip: the application's maps and environ in /proc cannot be read"
+        ]
+        failed = {line.partition(" ")[0] for line in missing}
+        assert not failed & {"memfd_secret", "mlock", "guard_pages", "buffer_canary", "token_protected"}
+        assert wrapper.line() == "started"
