@@ -239,7 +239,6 @@ class Session:
         """
         if self.sealing is not None and self._client.token is not None:
             self._client.token = None
-            self.sealing.seal()
             self._log.warning("sealed again: the token is gone, the application runs on")
         await self._log_in()
         self._log.info("logged in anew")

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import pytest
 
 from cloudtaser.wrapper.outside import measure_outside
-from cloudtaser.wrapper.score import POINTS
+from cloudtaser.wrapper.score import POINTS, Score
 from tests.integration.agent.conftest import VALUE
-from tests.unit.wrapper.launch import PREFIX, PREFIX_WITHOUT_EXTENSION, SOURCE, Wrapped
+from tests.unit.wrapper.launch import PATIENCE, PREFIX, PREFIX_WITHOUT_EXTENSION, SOURCE, Wrapped
 
 WAIT = ("sh", "-c", "echo started; trap 'exit 0' TERM; while :; do sleep 0.05; done")
 OFF = {"CLOUDTASER_EBPF": "off"}
@@ -129,7 +131,17 @@ def test_nobody_else_answers_in_its_place() -> None:
     with socket.socket(socket.AF_UNIX) as impostor:
         impostor.bind(b"\0cloudtaser-wrapper/%d/%d" % (inode, os.getppid()))
         impostor.listen(1)
+        impostor.settimeout(PATIENCE)
+
+        def answer() -> None:
+            asker, _ = impostor.accept()
+            with asker, contextlib.suppress(OSError):
+                asker.sendall(Score({}, "by itself").document() + b"\n")
+
+        answering = threading.Thread(target=answer)
+        answering.start()
         assert score("--pid", str(os.getppid()))["measured"] == "from outside"
+        answering.join()
 
 
 @pytest.mark.parametrize("arguments", [("--pid",), ("--pid", "x"), ("--pid", "0"), ("7",), ("--pid=1", "2")])
