@@ -32,14 +32,16 @@ class Handover:
     """One run's way. Raises ConfigError where it is impossible for the command."""
 
     __slots__ = (
-        "_files", "_inherited", "_library", "_override", "_required", "_rotates", "_segment", "_strict",
-        "kind",
+        "_files", "_has_warned", "_inherited", "_library", "_log", "_override", "_required", "_rotates",
+        "_segment", "_strict", "kind",
     )  # fmt: skip
 
     def __init__(
         self, config: Config, inherited: dict[bytes, bytes], argv: list[bytes], path: bytes | None, log: Log
     ) -> None:
         self._inherited = inherited
+        self._log = log
+        self._has_warned = False
         self._override = config.override
         self._rotates = config.rotation == "sighup"
         self._strict = config.delivery == "memory"
@@ -49,9 +51,9 @@ class Handover:
         self._files: dict[bytes, int] = {}
         self.kind = config.delivery
         if self.kind in ("memory", "auto"):
-            self._choose_memory(config, argv[0], path, log)
+            self._choose_memory(config, argv[0], path)
 
-    def _choose_memory(self, config: Config, name: bytes, path: bytes | None, log: Log) -> None:
+    def _choose_memory(self, config: Config, name: bytes, path: bytes | None) -> None:
         self._library = library()
         if not self._library:
             reason = f"{LIBRARY} is not beside the wrapper, as it is in the payload"
@@ -73,7 +75,7 @@ class Handover:
                 fix="set restart or none",
             )
         self.kind = "env"
-        log.info("secrets are delivered in the environment, not in memory", reason=reason)
+        self._log.info("secrets are delivered in the environment, not in memory", reason=reason)
 
     def environment(self, values: Values) -> Environment:
         """What to start the application with. Raises DeliveryError where there is no memory for it."""
@@ -111,9 +113,12 @@ class Handover:
         segment = Segment(secrets, rotates=self._rotates, strict=self._strict)
         descriptor, is_secret = extension.native.descriptor(segment.pieces(secrets), True, not self._rotates)
         self._segment = (segment, descriptor)
-        if self._required and not is_secret:
+        if not is_secret and self._required:
             self._close()
             raise DeliveryError("no memfd_secret for the application", fix="raise RLIMIT_MEMLOCK")
+        if not is_secret and not self._has_warned:
+            self._log.warning("no memfd_secret for the application: its secrets lie in ordinary memory")
+            self._has_warned = True
         for name in secrets:
             plain[name] = b""
         theirs = plain.get(_PRELOAD, b"")

@@ -11,7 +11,7 @@ import pytest
 
 from tests.integration.delivery.looking import CANARY, application, environ, secret_files, wait_until
 from tests.integration.wrapper_vault import Vault
-from tests.unit.wrapper.launch import Wrapped
+from tests.unit.wrapper.launch import PREFIX, Wrapped
 
 HASH = hashlib.sha256(CANARY.encode()).hexdigest()
 # What a program starts: its own view of the secret, and how often the kernel's view of its variables has it.
@@ -248,3 +248,22 @@ def test_an_inherited_segment_of_a_stranger_counts_for_nothing(vault: Vault) -> 
     stranger = settings(vault) | {"CLOUDTASER_SEGMENT": "0:4096"}
     with Wrapped("sh", "-c", "echo $SECRET", settings=stranger) as wrapped:
         assert wrapped.line() == CANARY
+
+
+def test_where_little_memory_may_be_locked_secrets_still_arrive(vault: Vault) -> None:
+    vault.put("secret/data/locked", secret="x" * 100_000)
+    config = vault.settings("secret/data/locked", "secret=SECRET", CLOUDTASER_DELIVERY="memory")
+    # without the capability that lifts the limit
+    prefix = [
+        "setpriv",
+        "--bounding-set=-ipc_lock",
+        "--inh-caps=-ipc_lock",
+        "prlimit",
+        "--memlock=65536",
+        *PREFIX,
+    ]
+    with Wrapped(
+        "sh", "-c", "echo ${#SECRET}; sh -c 'echo ${#SECRET}'; :", settings=config, prefix=prefix
+    ) as run:
+        assert [run.line(), run.line()] == ["100000", "100000"]
+        assert run.event("ordinary memory")

@@ -70,7 +70,7 @@ def test_languages_that_ask_each_time_see_them(vault: Vault, command: list[str])
 def test_a_program_that_closes_all_descriptors_still_hands_on_what_it_has(vault: Vault) -> None:
     vault.put("secret/data/hup-closed", secret=A)
     # the shell puts another file in the place of the segment's descriptor
-    script = "for fd in 3 4 5 6 7 8 9; do eval \"exec $fd</dev/null\"; done; sh -c 'echo $SECRET; :'"
+    script = "for fd in 3 4 5 6 7 8 9; do eval \"exec $fd</bin/sh\"; done; sh -c 'echo $SECRET; :'"
     with Wrapped(
         "bash", "-c", script, settings=settings(vault, "secret/data/hup-closed", "memory")
     ) as wrapped:
