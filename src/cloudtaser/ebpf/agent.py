@@ -362,9 +362,10 @@ class Agent:
             if registration.number in living or registration.number in self._pid_fds:
                 continue
             self._registry.remove(registration.number)
-            spaces = self._spaces.pop(registration.number, set())
-            for space in spaces.difference(*self._spaces.values()):
-                self._guard.disown_namespace(space)
+            self._spaces.pop(registration.number, None)
+        # of an adopted registration nobody may look up the namespaces any more: while one lives, all are kept
+        if all(each.number in self._spaces for each in self._registry.all()):
+            self._guard.keep_namespaces(set().union(*self._spaces.values()))
         self._tell_scopes(self._guard)
 
     async def _serve_pods(self) -> None:

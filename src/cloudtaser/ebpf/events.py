@@ -19,6 +19,8 @@ from cloudtaser.ebpf.layout import RawEvent, Verdict
 WINDOW: Final = 1_000_000_000  # ns
 LINES: Final = 50  # of one source in one window
 MAX_WINDOWS: Final = 16384
+_WALKS: Final = frozenset({14, 15, 16, 17, 32})  # vectors that one opening below /proc/PID may meet together
+_WALK: Final = 100_000_000  # ns
 
 # hints in an event; no decision rests on a name
 TOOLS: Final = frozenset(
@@ -69,15 +71,20 @@ class Reporter:
     target: Describe
     boot: int  # ns since the epoch at which CLOCK_MONOTONIC was 0
     suppressed: int = 0
+    same: int = 0  # of an access that was told already
     told: dict[str, int] = field(default_factory=dict)
     _windows: dict[tuple[int, int, int, int], _Window] = field(default_factory=dict)
     _lines: dict[int, int] = field(default_factory=dict)
+    _last: dict[int, RawEvent] = field(default_factory=dict)
     _second: int = 0
     _syscalls: dict[int, str] = field(default_factory=vectors.syscall_names)
 
     def add(self, event: RawEvent) -> list[Line]:
         """The lines that this record makes: none, one, or also those of windows that are over."""
         lines = self.tick(event.time)
+        if self._is_same_access(event):
+            self.same += 1
+            return lines
         word = _WORDS[event.verdict]
         self.told[word] = self.told.get(word, 0) + 1
         key = (event.source_tgid, event.vector, event.target_tgid, event.verdict)
@@ -94,12 +101,28 @@ class Reporter:
         lines.append(self._line(event, 1))
         return lines
 
+    def _is_same_access(self, event: RawEvent) -> bool:
+        """Whether another hook has told of it: a walk through /proc/PID to what is opened there passes
+        several."""
+        last = self._last.get(event.source_tid)
+        if len(self._last) >= MAX_WINDOWS:
+            self._last.clear()
+        self._last[event.source_tid] = event
+        return (
+            last is not None
+            and {last.vector, event.vector} <= _WALKS
+            and last.vector != event.vector
+            and (last.syscall, last.verdict) == (event.syscall, event.verdict)
+            and event.time - last.time < _WALK
+        )
+
     def tick(self, now: int) -> list[Line]:
         """The lines of windows that are over; called every so often."""
         if now // WINDOW == self._second:
             return []
         self._second = now // WINDOW
         self._lines.clear()
+        self._last = {tid: last for tid, last in self._last.items() if now - last.time < _WALK}
         over = [key for key, window in self._windows.items() if window.ends <= now]
         windows = [self._windows.pop(key) for key in over]
         return [self._line(window.first, window.repeats) for window in windows if window.repeats]

@@ -21,7 +21,7 @@ from cloudtaser.errors import RefusedError
 
 OBJECT: Final = Path(__file__).with_name("guard.bpf.o")
 PINS: Final = Path("/sys/fs/bpf/cloudtaser")
-_CONSTANTS: Final = (".rodata.watched", ".rodata.compat")
+_CONSTANTS: Final = (".rodata.watched", ".rodata.compat", ".rodata.probes")
 _NAME_SIZE: Final = 16
 
 
@@ -88,7 +88,7 @@ class Guard:
 
     def _prepare(self, object_: Object, wanted: frozenset[str]) -> None:
         object_.choose(wanted)
-        for name, value in zip(_CONSTANTS, vectors.watched(), strict=True):
+        for name, value in zip(_CONSTANTS, (*vectors.watched(), tiers.probe_types()), strict=True):
             object_.initialise(name, value)
         if self._pins is not None:
             for name in object_.map_names:
@@ -207,9 +207,12 @@ class Guard:
         """A namespace that protected processes have to themselves."""
         self.map("namespaces").put(layout.U32.pack(number), layout.U32.pack(1))
 
-    def disown_namespace(self, number: int) -> None:
-        """Its processes are gone."""
-        self.map("namespaces").remove(layout.U32.pack(number))
+    def keep_namespaces(self, wanted: set[int]) -> None:
+        """Forget all others: their processes are gone."""
+        namespaces = self.map("namespaces")
+        for key in list(namespaces.keys()):
+            if layout.U32.unpack(key)[0] not in wanted:
+                namespaces.remove(key)
 
     def fix(self, path: Path, how: int) -> None:
         """Nobody but the agent removes or renames it, or what is in it."""

@@ -7,6 +7,7 @@ among the active LSMs theirs load, attach, and are never called. Used by `agent`
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from cloudtaser.ebpf.libbpf import BpfError
 from cloudtaser.ebpf.selftest import Dummy, Findings
 from cloudtaser.ebpf.vectors import Standing, Tier
 
+BTF: Final = "/sys/kernel/btf/vmlinux"
 SELF_TEST: Final = 0xFFFF_FFFF  # bpf/guard.h: defended in every mode
 _PROVES: Final = frozenset({1, 2, 21})  # a tier that misses one of these is none
 
@@ -74,6 +76,8 @@ def probe(
         standings = vectors.standings(tier, guard.hooks, enforces=enforces)
         standings |= dict.fromkeys(findings.missed, Standing.NOT_HERE)
         return guard, Outcome(tier, standings, refused | guard.refused, findings.stopped)
+    if not os.path.exists(BTF):
+        refused["btf"] = f"this kernel has no {BTF}: no program of ours fits it"
     nothing = {vector.number: Standing.NOT_HERE for vector in vectors.VECTORS}
     return None, Outcome(Tier.NONE, nothing, refused)
 

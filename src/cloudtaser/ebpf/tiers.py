@@ -1,10 +1,13 @@
-"""Tiers: which programs of the object each tier is made of; pure, used by `guard` and `probe`.
+"""Tiers: which programs of the object each tier is made of, and what they are told; used by `guard` and
+`probe`.
 
 A program's name is its hook with the tier's prefix: `lsm_file_open` and `mod_file_open` decide alike.
 """
 
 from __future__ import annotations
 
+import struct
+from pathlib import Path
 from typing import Final
 
 from cloudtaser.ebpf.vectors import Tier
@@ -57,6 +60,18 @@ def hook(program: str) -> str:
 def lacks(tier: Tier, loaded: frozenset[str]) -> frozenset[str]:
     """What the tier cannot be without, and does not have."""
     return (ESSENTIAL[tier] | LIFE) - loaded
+
+
+def probe_types(devices: Path = Path("/sys/bus/event_source/devices")) -> bytes:
+    """The types by which perf_event_open places a probe here, for bpf/subject.h; 0 for one that there is
+    not."""
+    found = []
+    for name in ("kprobe", "uprobe"):
+        try:
+            found.append(int((devices / name / "type").read_text()))
+        except (OSError, ValueError):
+            found.append(0)
+    return struct.pack("<2I", *found)
 
 
 def refused_program(log: str) -> str:

@@ -118,7 +118,7 @@ VECTORS: Final[tuple[Vector, ...]] = (
     _access(34, "gdb, gcore, strace, ltrace, jmap, jcmd, py-spy, criu", "file_open", "task_kill"),
     Vector(35, "our maps, programs and links by id", Kind.DENIED, ("bpf_map", "bpf_prog", "bpf_call")),
     Vector(36, "our pins", Kind.DENIED, ("inode_unlink", "inode_rename", "sb_umount")),
-    _subject(37, "foreign BPF and uprobes", "bpf_prog_load|bpf_load", "locked_down"),
+    _subject(37, "foreign BPF and uprobes", "bpf_prog_load|bpf_load", "locked_down", "perf_event_alloc"),
     _subject(38, "kernel modules", "kernel_read_file", "kernel_load_data"),
     _subject(39, "kexec, hibernation", "kernel_load_data", "kernel_read_file", "locked_down"),
     _subject(40, "/dev/mem, kcore, kallsyms, sysrq", "file_open", "locked_down"),

@@ -51,9 +51,18 @@ def test_repeats_are_one_line_with_their_count_when_the_window_is_over() -> None
     assert told.told == {"denied": 101}
 
 
+def test_one_opening_that_several_hooks_meet_is_one_event() -> None:
+    told = reporter()
+    assert len(told.add(raw(1, vector=17))) == 1
+    assert told.add(raw(2, vector=15)) == []
+    assert told.told == {"denied": 1}
+    assert len(told.add(raw(3, vector=1))) == 1
+    assert len(told.add(raw(WINDOW, vector=15))) == 1
+
+
 def test_an_offenders_lines_are_bounded_and_the_rest_is_counted() -> None:
     told = reporter()
-    lines = [line for n in range(LINES + 20) for line in told.add(raw(n, vector=n))]
+    lines = [line for n in range(LINES + 20) for line in told.add(raw(n, vector=100 + n))]
     assert len(lines) == LINES
     assert told.suppressed == 20
     assert len(told.add(raw(5, source=11))) == 1
@@ -80,4 +89,4 @@ def test_every_event_is_told_counted_in_a_line_or_suppressed(steps: list[tuple[i
     for time, source, vector in sorted(steps):
         lines += told.add(raw(time, source, vector))
     lines += told.tick(10 * WINDOW)
-    assert sum(line["count"] for line in lines) + told.suppressed == len(steps)
+    assert sum(line["count"] for line in lines) + told.suppressed + told.same == len(steps)

@@ -171,6 +171,7 @@ struct hw_perf_event {
 };
 
 struct perf_event_attr {
+	__u32 type;
 	__u64 sample_type;
 };
 

@@ -50,6 +50,14 @@ static __always_inline int open_memory_device(struct file *file, __u32 minor)
 #define PERF_SAMPLE_REGS_USER (1U << 12)
 #define PERF_SAMPLE_STACK_USER (1U << 13)
 
+/* types of the PMUs that place a probe (kprobe, uprobe), as this kernel numbers them; filled in before the load */
+const volatile __u32 probe_types[2] SEC(".rodata.probes") = {};
+
+static __always_inline bool places_probe(__u32 type)
+{
+	return type && (type == probe_types[0] || type == probe_types[1]);
+}
+
 static __always_inline int on_perf_event(struct perf_event *event)
 {
 	struct task_struct *target = event->hw.target;
@@ -70,6 +78,8 @@ static __always_inline int on_perf_event(struct perf_event *event)
 	}
 	if (event->attr.sample_type & (PERF_SAMPLE_REGS_USER | PERF_SAMPLE_STACK_USER))
 		return refuse_subject(V_PERF, 0, 0);
+	if (places_probe(event->attr.type) && !(trust_in(bpf_get_current_task_btf()) & TRUST_TRACER))
+		return refuse_subject(V_FOREIGN_BPF, event->attr.type, 0);
 	return 0;
 }
 
