@@ -103,6 +103,26 @@ def test_java_and_what_it_starts_read_their_secret(vault: Vault, tmp_path: Path)
         hidden_from_everybody(wrapped)
 
 
+GO = """package main
+
+import ("C"; "os"; "time")
+
+func main() { os.Stdout.WriteString(os.Getenv("SECRET") + "\\n"); time.Sleep(time.Hour) }
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)  # a compiler that has compiled nothing yet
+def test_a_go_program_reads_its_secret_in_memory_if_it_is_dynamic(vault: Vault, tmp_path: Path) -> None:
+    (tmp_path / "main.go").write_text(GO)
+    go = {"GO111MODULE": "off", "CGO_ENABLED": "1"}
+    build = ["go", "build", "-o", "program", "main.go"]
+    subprocess.run(build, cwd=tmp_path, env=dict(os.environ) | go, check=True)
+    with Wrapped(str(tmp_path / "program"), settings=settings(vault)) as wrapped:
+        assert wrapped.line() == CANARY
+        hidden_from_everybody(wrapped)
+
+
 def test_nginx_and_its_workers_read_their_secret(vault: Vault, tmp_path: Path) -> None:
     socket = tmp_path / "socket"
     (tmp_path / "nginx.conf").write_text(f"""
