@@ -24,9 +24,7 @@ from tests.scanned import SECRET_DATA, Scanned
 from tests.tls_tap import Tap
 from tests.unit.wrapper.launch import (
     APPLICATION,
-    IN_ITS_PLACE,
     PREFIX_WITHOUT_EXTENSION,
-    START,
     application_of,
     wait_for_state,
 )
@@ -54,15 +52,6 @@ def test_the_search_finds_what_is_there(scanned: Scanned) -> None:
         application_of(wrapped)
         found = {trace.secret for trace in scan(wrapped.process.pid, scanned.secrets())}
         assert {"value 1", "token 0"} <= found
-
-
-def test_openssls_own_buffer_would_keep_a_copy(scanned: Scanned) -> None:
-    scanned.put(value=random_text(12_000))
-    code = f"from cloudtaser.wrapper import connection; connection._OP_CLEANSE_PLAINTEXT = 0; {START}"
-    careless = [sys.executable, "-I", "-S", "-c", IN_ITS_PLACE + code]
-    with scanned.start(*APPLICATION, settings=scanned.settings(), prefix=careless) as wrapped:
-        application_of(wrapped)
-        assert scan(wrapped.process.pid, scanned.secrets())
 
 
 # -- after the start
@@ -122,7 +111,7 @@ def test_a_given_token_is_taken_out_of_the_wrappers_environment(scanned: Scanned
 def test_renewals_leave_no_copy(scanned: Scanned) -> None:
     scanned.vault.role("brief", token_ttl="2s", token_max_ttl="1h")
     scanned.put(value=random_text(40))
-    with scanned.start(*APPLICATION, settings=scanned.settings(VAULT_AUTH_ROLE="brief")) as wrapped:
+    with scanned.start(*APPLICATION, settings=scanned.quick(VAULT_AUTH_ROLE="brief")) as wrapped:
         application_of(wrapped)
         scanned.tap.wait_for(b"POST /v1/auth/token/renew-self", count=2)
         scanned.assert_clean(wrapped)
@@ -130,7 +119,7 @@ def test_renewals_leave_no_copy(scanned: Scanned) -> None:
 
 def test_a_rotation_leaves_no_copy_of_either_value(scanned: Scanned) -> None:
     scanned.put(value=random_text(40))
-    with scanned.start(*APPLICATION, settings=scanned.settings()) as wrapped:
+    with scanned.start(*APPLICATION, settings=scanned.quick()) as wrapped:
         first = application_of(wrapped)
         scanned.put(value=random_text(40))
         second = application_of(wrapped, other_than=first)
@@ -141,7 +130,7 @@ def test_a_rotation_leaves_no_copy_of_either_value(scanned: Scanned) -> None:
 
 def test_a_new_login_leaves_no_copy_of_either_token(scanned: Scanned) -> None:
     scanned.put(value=random_text(40))
-    with scanned.start(*APPLICATION, settings=scanned.settings()) as wrapped:
+    with scanned.start(*APPLICATION, settings=scanned.quick()) as wrapped:
         application_of(wrapped)
         scanned.vault.revoke_all()
         wrapped.event("logged in anew")
@@ -152,7 +141,7 @@ def test_a_new_login_leaves_no_copy_of_either_token(scanned: Scanned) -> None:
 def test_a_crash_after_a_rotation_leaves_no_copy(scanned: Scanned) -> None:
     scanned.put(value=random_text(40), mode="run")
     script = '[ "$MODE" = run ] || exit 3; exec sleep 1000'
-    with scanned.start("sh", "-c", script, settings=scanned.settings()) as wrapped:
+    with scanned.start("sh", "-c", script, settings=scanned.quick()) as wrapped:
         first = application_of(wrapped)
         del scanned.values["mode 1"]
         scanned.put(value=random_text(40), mode="fail")
@@ -169,7 +158,7 @@ def test_leases_leave_no_copy_of_their_credentials(scanned: Scanned) -> None:
         postgres.start()
         try:
             dynamic_role(scanned.vault, postgres, "scanned", default_ttl="2s", max_ttl="8s")
-            with scanned.start(*APPLICATION, settings=scanned.settings("database/creds/scanned")) as wrapped:
+            with scanned.start(*APPLICATION, settings=scanned.quick("database/creds/scanned")) as wrapped:
                 first = application_of(wrapped)
                 scanned.tap.wait_for(b"POST /v1/sys/leases/renew", count=2)
                 scanned.assert_clean(wrapped)
@@ -205,7 +194,7 @@ def test_a_refused_read_and_a_broken_handshake_leave_no_copy(scanned: Scanned) -
     api("POST", path, {"policy": 'path "secret/*" { capabilities = ["read"] }'})
     scanned.vault.role("withdrawn", token_policies=["withdrawn"], token_ttl="1h")
     scanned.put(value=random_text(40))
-    settings = scanned.settings(VAULT_AUTH_ROLE="withdrawn", CLOUDTASER_LOG_LEVEL="debug")
+    settings = scanned.quick(VAULT_AUTH_ROLE="withdrawn", CLOUDTASER_LOG_LEVEL="debug")
     with scanned.start(*APPLICATION, settings=settings) as wrapped:
         application_of(wrapped)
         api("POST", path, {"policy": 'path "secret/*" { capabilities = ["deny"] }'})
@@ -241,7 +230,7 @@ def test_a_value_that_no_variable_can_hold_leaves_no_copy(scanned: Scanned) -> N
 
 def test_an_ordinary_start_fits_the_smallest_usual_limit(scanned: Scanned) -> None:
     scanned.put(value=random_text(40), user="app", host="db")
-    settings = scanned.settings(CLOUDTASER_REQUIRE_MEMFD_SECRET="true")
+    settings = scanned.quick(CLOUDTASER_REQUIRE_MEMFD_SECRET="true")
     with scanned.start(*APPLICATION, settings=settings, prefix=scanned.limited(65_536)) as wrapped:
         first = application_of(wrapped)
         scanned.put(value=random_text(40), user="app", host="db")

@@ -16,6 +16,7 @@ from cloudtaser.wrapper.config import Config
 from cloudtaser.wrapper.connection import Connection, Trust, connect
 from cloudtaser.wrapper.errors import UnavailableError
 from cloudtaser.wrapper.loop import Loop
+from cloudtaser.wrapper.pins import Pins
 from cloudtaser.wrapper.resolve import Address, resolve
 
 BODY = 4_000_000
@@ -117,3 +118,11 @@ def test_a_process_that_may_have_no_further_thread_tries_again_later(monkeypatch
     loop = Loop()
     with pytest.raises(UnavailableError, match="cannot be started"):
         loop.run(loop.spawn(resolve(loop, "localhost", 1, loop.now() + 5)))
+
+
+def test_openssl_is_told_to_wipe_what_it_decrypted() -> None:
+    """SSL_OP_CLEANSE_PLAINTEXT is bit 1; the searches of the wrapper's memory show that it does."""
+    config = Config()
+    config.skip_verify = True
+    endpoint = Endpoint("127.0.0.1", 8200, tls=True, broker=False)
+    assert Trust(config, endpoint, Pins("")).context().options & 2
