@@ -16,7 +16,6 @@ from cloudtaser.wrapper.config import Config
 from cloudtaser.wrapper.connection import Connection, Trust, connect
 from cloudtaser.wrapper.errors import UnavailableError
 from cloudtaser.wrapper.loop import Loop
-from cloudtaser.wrapper.pins import Pins
 from cloudtaser.wrapper.resolve import Address, resolve
 
 BODY = 4_000_000
@@ -125,4 +124,4 @@ def test_openssl_is_told_to_wipe_what_it_decrypted() -> None:
     config = Config()
     config.skip_verify = True
     endpoint = Endpoint("127.0.0.1", 8200, tls=True, broker=False)
-    assert Trust(config, endpoint, Pins("")).context().options & 2
+    assert Trust(config, endpoint).context().options & 2
