@@ -180,6 +180,25 @@ def test_an_odd_variable_harms_no_program(folder: Path, text: str) -> None:
     assert done.stdout == "plain plain plain plain\ndone\n"
 
 
+def test_the_arguments_stand_before_the_first_variable_as_programs_that_change_their_title_expect(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "title.c").write_text("""
+        #include <stdio.h>
+        #include <string.h>
+        extern char **environ;
+        int main(int count, char **arguments) {
+            char *last = arguments[count - 1];
+            return puts(environ[0] == last + strlen(last) + 1 ? "behind" : "elsewhere") < 0;
+        }
+    """)
+    subprocess.run(["gcc", "-o", "title", "title.c"], cwd=tmp_path, check=True)
+    variables = "{'SECRET': os.environ['SECRET'], 'Z': 'z'}"
+    code = f"import os; os.execve({str(tmp_path / 'title')!r}, ['a'], {variables})"
+    done = start(["/usr/bin/python3", "-c", code], segment())
+    assert done.stdout == "behind\n", done.stderr
+
+
 def test_theirs_stays_in_the_preload_and_ours_goes(folder: Path) -> None:
     both = f"{library().decode()}:{folder}/loaded.so"
     assert start([folder / "show"], segment(), preload=both).stdout.splitlines()[1:] == [

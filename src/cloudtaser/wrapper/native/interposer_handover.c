@@ -219,14 +219,15 @@ cloudtaser_hand_over(enum target target, char *const environment[], char **room,
             return none;
     }
     for (char *const *entry = environment; *entry; entry++) {
-        int is_secret = cloudtaser_is_secret(*entry);
         if (made.descriptor >= 0 && cloudtaser_begins(*entry, PRELOAD))
             theirs = *entry + sizeof PRELOAD - 1;
-        else if (!is_secret)
+        else if (!cloudtaser_is_secret(*entry))
             *to++ = *entry;
-        else if (made.descriptor >= 0)
-            *to++ = name_of(*entry);
     }
+    /* secrets behind the rest: programs that change their title look for their arguments before environ[0] */
+    for (char *const *entry = environment; made.descriptor >= 0 && *entry; entry++)
+        if (cloudtaser_is_secret(*entry))
+            *to++ = name_of(*entry);
     if (made.descriptor >= 0) {
         *to++ = text;
         text = cloudtaser_put(cloudtaser_put(text, PRELOAD), interposer.library);
