@@ -1,52 +1,21 @@
-/* Secret memory: where its pages come from, and `Memory`, the type that `buffers.Buffer` fills.
+/* `Memory`, the type that `buffers.Buffer` fills: blocks of secret memory in chunks (chunks.c).
  *
- * A chunk of pages stands between two guard pages. Its pages are, in this order of preference: memfd_secret(2),
- * which no other process reads through /proc or ptrace's calls and which the kernel takes out of its own map; anonymous
- * pages locked by mlock(2); anonymous pages. The first two count against RLIMIT_MEMLOCK, 64 KiB in some pods: a block of
- * more than SHARED bytes has a chunk of its own, smaller ones share slabs of 16 KiB, so that an ordinary start fits. What
- * does not fit is in plain pages and is reported as such, or refused where memfd_secret is required.
- *
- * Each block lies between two canaries (guards.c), one of its own ends at the guard page behind it. It is zeroed when it
- * is freed; a chunk without blocks is given back. A process that forks hands none of it on: the child finds zeros.
- * All of it is under the interpreter's lock.
+ * A block of more than SHARED bytes has a chunk of its own and ends at the guard page behind it; smaller ones share slabs
+ * of 16 KiB, so that an ordinary start fits the smallest limit. Each block lies between two canaries (guards.c). It is
+ * zeroed when it is freed; a chunk without blocks is given back.
  */
 
 #include "native.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <pthread.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
-#ifndef SYS_memfd_secret
-#define SYS_memfd_secret 447 /* Linux 5.14, the same number everywhere */
-#endif
-#ifndef MADV_WIPEONFORK
-#define MADV_WIPEONFORK 18 /* Linux 4.14 */
-#endif
 
 #define SHARED 4096
 #define SLAB 16384
 #define LARGEST ((size_t)1 << 31)
 
-struct chunk *cloudtaser_chunks;
-
 static PyTypeObject *memory_type;
-static int has_no_secret_memory; /* the kernel said that it never has any */
-static int is_required;
-
-size_t
-cloudtaser_page(void)
-{
-    static size_t page;
-    if (!page)
-        page = (size_t)sysconf(_SC_PAGESIZE);
-    return page;
-}
 
 static size_t
 rounded(size_t size, size_t to)
@@ -58,99 +27,6 @@ static size_t
 footprint(size_t size)
 {
     return CANARY + rounded(size + CANARY, CANARY);
-}
-
-int
-cloudtaser_secret_descriptor(size_t size)
-{
-    int fd = (int)syscall(SYS_memfd_secret, O_CLOEXEC);
-    if (fd < 0)
-        return -1;
-    if (ftruncate(fd, (off_t)size) < 0) {
-        int problem = errno;
-        close(fd);
-        errno = problem;
-        return -1;
-    }
-    return fd;
-}
-
-/* The pages of a chunk as memfd_secret; the descriptor is closed at once, or it could be taken by pidfd_getfd(2). */
-static int
-map_secret(unsigned char *data, size_t size)
-{
-    int fd, failed;
-    if (has_no_secret_memory)
-        return -1;
-    fd = cloudtaser_secret_descriptor(size);
-    if (fd < 0) {
-        has_no_secret_memory = errno == ENOSYS || errno == EPERM || errno == EINVAL;
-        return -1;
-    }
-    failed = mmap(data, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED;
-    close(fd);
-    if (!failed) /* not MADV_WIPEONFORK, which shared pages cannot have; see `forked` */
-        failed = madvise(data, size, MADV_DONTFORK) < 0;
-    return failed ? -1 : 0;
-}
-
-/* Room for `size` bytes between two guard pages; nothing can be touched yet. NULL where there is no address space. */
-static unsigned char *
-reserve(size_t size)
-{
-    size_t page = cloudtaser_page();
-    void *base = mmap(NULL, size + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return base == MAP_FAILED ? NULL : (unsigned char *)base + page;
-}
-
-static void
-give_back(unsigned char *data, size_t size)
-{
-    munmap(data - cloudtaser_page(), size + 2 * cloudtaser_page());
-}
-
-static struct chunk *
-new_chunk(size_t size, int is_slab)
-{
-    struct chunk *chunk = PyMem_RawCalloc(1, sizeof *chunk);
-    unsigned char *data = chunk ? reserve(size) : NULL;
-    enum kind kind = KIND_SECRET;
-
-    if (!data)
-        goto none;
-    if (map_secret(data, size) < 0) {
-        give_back(data, size); /* a failed MAP_FIXED may leave a hole */
-        if (is_required || !(data = reserve(size)))
-            goto none;
-        if (mmap(data, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED) {
-            give_back(data, size);
-            goto none;
-        }
-        madvise(data, size, MADV_WIPEONFORK);
-        kind = mlock(data, size) < 0 ? KIND_PLAIN : KIND_LOCKED;
-    }
-    chunk->left_out = madvise(data, size, MADV_DONTDUMP) == 0;
-    chunk->data = data;
-    chunk->size = size;
-    chunk->kind = kind;
-    chunk->is_slab = is_slab;
-    chunk->next = cloudtaser_chunks;
-    cloudtaser_chunks = chunk;
-    return chunk;
-none:
-    PyMem_RawFree(chunk);
-    return NULL;
-}
-
-static void
-free_chunk(struct chunk *chunk)
-{
-    struct chunk **at = &cloudtaser_chunks;
-    while (*at != chunk)
-        at = &(*at)->next;
-    *at = chunk->next;
-    give_back(chunk->data, chunk->size);
-    PyMem_RawFree(chunk);
 }
 
 static void
@@ -198,7 +74,7 @@ place(struct memory *block)
     struct chunk *chunk;
 
     if (block->size > SHARED) {
-        chunk = new_chunk(rounded(wanted, page), 0);
+        chunk = cloudtaser_new_chunk(rounded(wanted, page), 0);
         if (!chunk)
             return -1;
         link_block(block, chunk, NULL, chunk->data + chunk->size - wanted + CANARY);
@@ -207,7 +83,7 @@ place(struct memory *block)
     for (chunk = cloudtaser_chunks; chunk; chunk = chunk->next)
         if (chunk->is_slab && put_into_slab(chunk, block))
             return 0;
-    chunk = new_chunk(rounded(SLAB, page), 1);
+    chunk = cloudtaser_new_chunk(rounded(SLAB, page), 1);
     return chunk && put_into_slab(chunk, block) ? 0 : -1;
 }
 
@@ -226,7 +102,7 @@ cloudtaser_memory(size_t size)
     if (place(block) < 0) {
         Py_DECREF(block);
         PyErr_SetString(PyExc_MemoryError,
-                        is_required ? "no more memfd_secret memory (RLIMIT_MEMLOCK)" : "no secret memory");
+                        cloudtaser_is_required ? "no more memfd_secret memory (RLIMIT_MEMLOCK)" : "no secret memory");
         return NULL;
     }
     return block;
@@ -302,7 +178,7 @@ memory_dealloc(struct memory *block)
             chunk->first = block->after;
         /* one empty slab is kept: most buffers live for one request */
         if (!chunk->first && (!chunk->is_slab || is_another_empty_slab(chunk)))
-            free_chunk(chunk);
+            cloudtaser_free_chunk(chunk);
     }
     type->tp_free((PyObject *)block);
     Py_DECREF(type);
@@ -396,24 +272,6 @@ static PyType_Spec memory_spec = {
     .slots = memory_slots,
 };
 
-/* In a child of fork(2), which has none of the pages: the same addresses, zeros, and canaries as they should be. */
-static void
-forked(void)
-{
-    for (struct chunk *chunk = cloudtaser_chunks; chunk; chunk = chunk->next) {
-        if (chunk->kind == KIND_SECRET) {
-            if (mmap(chunk->data, chunk->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
-                     0) == MAP_FAILED)
-                _exit(70);
-            madvise(chunk->data, chunk->size, MADV_WIPEONFORK);
-            madvise(chunk->data, chunk->size, MADV_DONTDUMP);
-        }
-        chunk->kind = KIND_PLAIN; /* locks are not inherited */
-        for (struct memory *block = chunk->first; block; block = block->after)
-            cloudtaser_stamp(block);
-    }
-}
-
 PyDoc_STRVAR(require_doc, "require(): from now on nothing but memfd_secret. Raises MemoryError where there is none.");
 
 static PyObject *
@@ -425,7 +283,7 @@ require(PyObject *module, PyObject *unused)
             PyErr_SetString(PyExc_MemoryError, "memory that is no memfd_secret is in use");
             return NULL;
         }
-    is_required = 1;
+    cloudtaser_is_required = 1;
     first = cloudtaser_memory(1);
     if (!first)
         return NULL;
@@ -441,17 +299,11 @@ static PyMethodDef methods[] = {
 int
 cloudtaser_add_memory(PyObject *module)
 {
-    static int is_registered;
     if (!memory_type) {
         memory_type = (PyTypeObject *)PyType_FromSpec(&memory_spec);
         if (!memory_type)
             return -1;
     }
-    if (!is_registered && pthread_atfork(NULL, NULL, forked) != 0) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    is_registered = 1;
     if (PyModule_AddObjectRef(module, "Memory", (PyObject *)memory_type) < 0)
         return -1;
     return PyModule_AddFunctions(module, methods);

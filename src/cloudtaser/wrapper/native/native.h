@@ -45,11 +45,16 @@ struct memory {
     struct memory *before, *after;
 };
 
-/* memory.c */
+/* chunks.c */
 extern struct chunk *cloudtaser_chunks;
-struct memory *cloudtaser_memory(size_t size); /* a new reference, or NULL with MemoryError set */
-int cloudtaser_secret_descriptor(size_t size);  /* of a memfd_secret, closed on exec; -1 and errno */
+extern int cloudtaser_is_required; /* whether memfd_secret is */
+struct chunk *cloudtaser_new_chunk(size_t size, int is_slab); /* whole pages; NULL where there are none */
+void cloudtaser_free_chunk(struct chunk *chunk);
+int cloudtaser_secret_descriptor(size_t size); /* of a memfd_secret, closed on exec; -1 and errno */
 size_t cloudtaser_page(void);
+
+/* memory.c */
+struct memory *cloudtaser_memory(size_t size); /* a new reference, or NULL with MemoryError set */
 
 /* guards.c */
 #define CANARY 16
@@ -63,6 +68,7 @@ void cloudtaser_wipe_everything(void);              /* safe in a signal handler 
 /* kin.c */
 int cloudtaser_end_with_parent(pid_t parent); /* in the child; 0 where the parent is gone already */
 
+int cloudtaser_add_chunks(PyObject *module);
 int cloudtaser_add_memory(PyObject *module);
 int cloudtaser_add_guards(PyObject *module);
 int cloudtaser_add_report(PyObject *module);
