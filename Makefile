@@ -29,6 +29,12 @@ test-kernel: ## kernel enforcement in virtual machines, under kernels of their o
 	@tools/prepare kernel
 	$(PY) -m pytest tests/vm -m kernel $(TEST_ARGS)
 
+.PHONY: test-kernel-all
+test-kernel-all: ## the same with everything under every kernel; writes docs/ebpf-kernels.md
+	@tools/prepare kernel
+	CLOUDTASER_KERNELS=all $(PY) -m pytest tests/vm -m kernel $(TEST_ARGS)
+	$(PY) -m tests.vm.tables
+
 .PHONY: lint
 lint: ## style, types and layers
 	@tools/prepare test

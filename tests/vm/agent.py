@@ -1,4 +1,4 @@
-"""The node agent inside the VM: started, asked, listened to, ended.
+"""The node agent: started, asked, listened to, ended.
 
 `campaign` drives attacks past it. It is the program itself, as the DaemonSet starts it, with its settings in
 the environment.
@@ -13,7 +13,6 @@ import queue
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -22,35 +21,39 @@ from typing import Any
 from tests.vm.subjects import Victim
 
 SOCKET = "/run/cloudtaser/agent.sock"
-ADDRESS = "127.0.0.1:9090"
 CGROUP = "/sys/fs/cgroup/system.slice/cloudtaser-ebpf.service"
 RUNTIME_CGROUP = "/sys/fs/cgroup/system.slice/containerd.service"
 START = "from cloudtaser.ebpf.app import main; raise SystemExit(main())"
-START_SECONDS = 120.0  # an emulated processor loads the programs in 3 s, a busy one in 30
+START_SECONDS = 240.0  # an emulated processor loads the programs in 3 s, a busy one in 30
 EVENT_SECONDS = 60.0
 
 
 class Agent:
-    """One run of the agent. `settings` are variables beside those that every run here has."""
+    """One agent and its successors. `settings` are variables beside those that every run here has.
+
+    Outside a VM it gets a socket of the test's own and no cgroup.
+    """
 
     runtime = Path("/usr/bin/nsenter")  # stands for a container runtime: it enters namespaces
 
-    def __init__(self, victim: Path, **settings: str) -> None:
+    def __init__(self, victim: Path, socket: str = SOCKET, cgroup: str = CGROUP, **settings: str) -> None:
         digest = hashlib.sha256(victim.read_bytes()).hexdigest()
+        self._socket, self._cgroup = socket, cgroup
         self._settings = {
             **os.environ,
             "NODE_NAME": "node-1",
-            "HEALTH_LISTEN_ADDR": ADDRESS,
-            "CLOUDTASER_AGENT_SOCKET": SOCKET,
+            "HEALTH_LISTEN_ADDR": "127.0.0.1:0",
+            "CLOUDTASER_AGENT_SOCKET": socket,
             "ALLOWED_EXECUTABLES": f"sha256:{digest}",
-            "RUNTIME_EXECUTABLES": str(self.runtime),
-            "RUNTIME_CGROUPS": RUNTIME_CGROUP,
             **settings,
         }
-        Path(SOCKET).parent.mkdir(exist_ok=True)
-        for folder in (RUNTIME_CGROUP, CGROUP):
-            Path(folder).mkdir(parents=True, exist_ok=True)
+        if cgroup:
+            for folder in (RUNTIME_CGROUP, cgroup):
+                Path(folder).mkdir(parents=True, exist_ok=True)
+            self._settings |= {"RUNTIME_EXECUTABLES": str(self.runtime), "RUNTIME_CGROUPS": RUNTIME_CGROUP}
+        Path(socket).parent.mkdir(exist_ok=True)
         self._lines: queue.Queue[str] = queue.Queue()
+        self._address = ""
         self.said: list[str] = []  # all that it printed
         self.process = self._start()
 
@@ -62,17 +65,33 @@ class Agent:
             stderr=subprocess.STDOUT,
             text=True,
             env=self._settings,
-            preexec_fn=lambda: (Path(CGROUP) / "cgroup.procs").write_text("0") and None,
+            preexec_fn=self._settle,
         )
-        threading.Thread(target=self._read, args=(process,), daemon=True).start()
-        self._wait(process)
+        ready: queue.Queue[str] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, args=(process, ready), daemon=True)
+        self._reader.start()
+        try:
+            self._address = ready.get(timeout=START_SECONDS)
+        except queue.Empty:
+            self._address = ""
+        if not self._address:
+            process.kill()
+            process.wait(60)
+            raise RuntimeError(f"the agent did not become ready:\n{''.join(self.said[-20:])}")
         return process
 
-    def _read(self, process: subprocess.Popen[str]) -> None:
+    def _settle(self) -> None:
+        if self._cgroup:
+            (Path(self._cgroup) / "cgroup.procs").write_text("0")
+
+    def _read(self, process: subprocess.Popen[str], ready: queue.Queue[str]) -> None:
         assert process.stdout is not None
         for line in process.stdout:
             self.said.append(line)
             self._lines.put(line)
+            if '"message": "ready"' in line:
+                ready.put(json.loads(line)["health"])
+        ready.put("")  # it has ended, if it ever was
 
     def restart(self, *, kill: bool = False, **settings: str) -> None:
         """End it and start its successor, with other settings if given."""
@@ -83,22 +102,9 @@ class Agent:
         self._settings |= settings
         self.process = self._start()
 
-    def _wait(self, process: subprocess.Popen[str]) -> None:
-        end = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                self.get("/readyz")
-                return
-            except OSError:
-                if process.poll() is not None or time.monotonic() > end:
-                    raise RuntimeError(
-                        f"the agent did not become ready:\n{''.join(self.said[-20:])}"
-                    ) from None
-            time.sleep(0.1)  # nothing tells that a listener is there
-
     def get(self, path: str) -> bytes:
         """One of its pages."""
-        with urllib.request.urlopen(f"http://{ADDRESS}{path}", timeout=20) as reply:
+        with urllib.request.urlopen(f"http://{self._address}{path}", timeout=20) as reply:
             return bytes(reply.read())
 
     def status(self) -> dict[str, Any]:
@@ -108,7 +114,8 @@ class Agent:
 
     def protect(self, victim: Victim) -> None:
         """Have the victim register. Raises `RuntimeError` when the agent refuses it."""
-        answer = json.loads(victim.ask(f"register {SOCKET}"))
+        said = victim.ask(f"register {self._socket}")
+        answer = json.loads(said) if said.startswith("{") else {"error": said}
         if not answer.get("ok"):
             raise RuntimeError(f"not registered: {answer}")
 
@@ -133,9 +140,16 @@ class Agent:
     def stop(self) -> int:
         """End it as its DaemonSet would; its exit status."""
         self.process.terminate()
-        return self.process.wait(60)
+        return self._ended()
 
     def kill(self) -> None:
         """End it at once."""
         self.process.kill()
-        self.process.wait(60)
+        self._ended()
+
+    def _ended(self) -> int:
+        status = self.process.wait(60)
+        self._reader.join(60)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return status

@@ -67,8 +67,10 @@ class Run:
 
     def _guard(self, agent: Agent) -> None:
         others = self._others
-        fresh = {kind: max(found - others[kind], default=0) for kind, found in scenarios.objects().items()}
-        self._campaign.guard(agent, agent.process.pid, fresh)
+        fresh = {kind: sorted(found - others[kind]) for kind, found in scenarios.objects().items()}
+        # maps are pinned and stay, constants come anew with each agent; programs and links are its own
+        which = {kind: ids[0 if kind == "map" else -1] for kind, ids in fresh.items()}
+        self._campaign.guard(agent, agent.process.pid, which)
 
     def _status(self, phase: str) -> dict[str, Any]:
         assert self.agent is not None

@@ -9,11 +9,13 @@ import functools
 import json
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tests.vm import kernels, machine, programs
 from tests.vm.machine import Boot
 
+KEPT = Path(".cache/vm/reports").absolute()  # for `tables`
 SECONDS = 900  # a quiet machine takes 90; with everything, several times that under load
 
 
@@ -73,4 +75,6 @@ def report(name: str, *, whole: bool) -> dict[str, Any]:
     if "report.json" not in result.files:
         raise machine.MachineError(f"no report from {name} (status {result.status}):\n{result.output}")
     found: dict[str, Any] = json.loads(result.files["report.json"])
+    KEPT.mkdir(parents=True, exist_ok=True)
+    (KEPT / f"{name}.json").write_text(json.dumps(found))
     return found

@@ -162,7 +162,12 @@ class Crew:
         for _, kind, content in ancillary:
             if kind == socket.SCM_RIGHTS:
                 descriptors.frombytes(content[:4])
-        return Victim(socket.socket(fileno=descriptors[0]))
+        stream = socket.socket(fileno=descriptors[0])
+        try:
+            return Victim(stream)
+        except BaseException:
+            stream.close()
+            raise
 
     def close(self) -> None:
         """End it, and with the pod's first process all that lives there."""

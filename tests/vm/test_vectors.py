@@ -71,7 +71,12 @@ def one_event(row: Row, entry: Attack | Scenario, verdicts: set[str]) -> bool:
         return False
     if isinstance(entry, Scenario) and entry.many:
         return True
-    return len(events) == 1 and events[0]["vector"] in {entry.vector, *entry.told} and events[0]["count"] == 1
+    # an attack of two calls has an event for each; what a call repeats within a second comes as a second line
+    kinds = {(event["syscall"], event["vector"]) for event in events}
+    return len(kinds) == len({call for call, _ in kinds}) and {vector for _, vector in kinds} <= {
+        entry.vector,
+        *entry.told,
+    }
 
 
 @every_case

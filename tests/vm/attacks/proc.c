@@ -6,11 +6,16 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { SEARCH_SECONDS = 300 };
@@ -288,6 +293,80 @@ static void guess_loop(const struct target *t)
 	found_nothing(&s);
 }
 
+/* So many openings, at so many a second, or as fast as it goes. `extra`: both numbers, 0 for no rate. */
+static void flood(const struct target *t)
+{
+	long wanted, rate, made = 0, opened_ = 0;
+	char text[64];
+	struct timespec start, time;
+	errno = EINVAL;
+	if (sscanf(t->extra, "%ld %ld", &wanted, &rate) != 2)
+		failed("extra");
+	alarm(SEARCH_SECONDS);
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	for (; made < wanted; made++) {
+		int file = opened(t, "environ");
+		if (file >= 0) {
+			opened_++;
+			close(file);
+		}
+		for (double passed = 0; rate && passed * (double)rate < (double)made;) {
+			clock_gettime(CLOCK_MONOTONIC, &time);
+			passed = (double)(time.tv_sec - start.tv_sec) + 1e-9 * (double)(time.tv_nsec - start.tv_nsec);
+		}
+	}
+	snprintf(text, sizeof text, "%ld", opened_);
+	succeeded_with(text);
+}
+
+/* A sibling that shares memory with the reader, for where the reader does not outlive its reading. */
+static void shared_readv(const struct target *t)
+{
+	char *shared = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (shared == MAP_FAILED)
+		failed("mmap");
+	pid_t reader = fork();
+	if (!reader) {
+		struct iovec here = {shared, t->length}, there = {(void *)t->address, t->length};
+		process_vm_readv(t->pid, &here, 1, &there, 1, 0);
+		_exit(0);
+	}
+	waitpid(reader, NULL, 0);
+	errno = ENODATA;
+	if (!*shared)
+		failed("nothing came over");
+	succeeded(shared, t->length);
+}
+
+/* A sibling that shares its descriptors with the opener: it has until the opener dies. */
+static int share_files(void *told)
+{
+	const struct target *t = ((void **)told)[0];
+	*(volatile int *)((void **)told)[1] = opened(t, "environ");
+	return 0;
+}
+
+static void shared_files(const struct target *t)
+{
+	static char stack[65536];
+	volatile int file = -2;
+	void *told[] = {(void *)t, (void *)&file};
+	pid_t opener = clone(share_files, stack + sizeof stack, CLONE_FILES | CLONE_VM | SIGCHLD, told);
+	waitpid(opener, NULL, 0);
+	errno = ENODATA;
+	if (file == -1)
+		failed("the opener was refused");
+	/* the opener may have died before it could tell the number: it is the first free one */
+	for (int number = 3; number < 64; number++) {
+		char content[8192];
+		ssize_t got = pread(number, content, sizeof content, 0);
+		char *canary = got > 0 ? memmem(content, (size_t)got, "CANARY=", 7) : NULL;
+		if (canary)
+			succeeded_with(canary + 7);
+	}
+	failed("no descriptor has it");
+}
+
 const struct attack proc_attacks[] = {
 	{"environ", environ_}, {"mem", mem}, {"mem-write", mem_write}, {"maps", maps}, {"smaps", smaps},
 	{"smaps_rollup", smaps_rollup}, {"numa_maps", numa_maps}, {"pagemap", pagemap}, {"auxv", auxv}, {"stack", stack},
@@ -297,5 +376,6 @@ const struct attack proc_attacks[] = {
 	{"fdinfo-open", fdinfo_open}, {"map_files-list", map_files_list}, {"map_files-open", map_files_open},
 	{"exe-link", exe_link}, {"exe-open", exe_open}, {"cwd-link", cwd_link}, {"root-link", root_link},
 	{"root-walk", root_walk}, {"ns-link", ns_link}, {"ns-open", ns_open}, {"environ-loop", environ_loop},
-	{"scan-loop", scan_loop}, {"guess-loop", guess_loop}, {0},
+	{"scan-loop", scan_loop}, {"guess-loop", guess_loop}, {"flood", flood}, {"shared-readv", shared_readv},
+	{"shared-files", shared_files}, {0},
 };
