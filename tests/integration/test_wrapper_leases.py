@@ -182,13 +182,13 @@ def test_a_secret_and_a_credential_that_change_together_cause_one_restart(world:
         "secret/data/together,database/creds/together",
         "value=VALUE;username=PGUSER,password=PGPASSWORD",
         CLOUDTASER_ROTATION_INTERVAL="0.3",
-        CLOUDTASER_ROTATION_DEBOUNCE="1",
+        CLOUDTASER_ROTATION_DEBOUNCE="2",
     )
     script = 'trap "exit 0" TERM; echo "pid=$$ value=$VALUE user=$PGUSER"; while :; do sleep 0.02; done'
     with Wrapped("sh", "-c", script, settings=settings) as wrapped:
         first = started(wrapped)[1]
-        world.vault.put("secret/data/together", value="two")
         revoke_by_id(world, "together")
+        world.vault.put("secret/data/together", value="two")
         second = started(wrapped)[1]
         assert second.startswith("two ")
         assert second.split()[1] != first.split()[1]

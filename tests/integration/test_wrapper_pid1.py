@@ -18,7 +18,16 @@ import pytest
 
 from cloudtaser.wrapper.child import exit_code
 from tests.integration.test_wrapper_init import AS_PID_1, OnTerminal, init_of
-from tests.unit.wrapper.launch import PATIENCE, PREFIX, Wrapped, python, run, state_of, wait_for_state
+from tests.unit.wrapper.launch import (
+    PATIENCE,
+    PREFIX,
+    PREFIX_WITHOUT_EXTENSION,
+    Wrapped,
+    python,
+    run,
+    state_of,
+    wait_for_state,
+)
 
 
 def test_every_exit_code_and_every_signal_comes_out_as_a_shell_would_say_it() -> None:
@@ -174,7 +183,7 @@ signal.signal(signal.SIGUSR1, lambda *_: os.write(1, b"heard\\n"))
 print("ready", flush=True)
 for number in range(10_000):
     if not number % 500:
-        print("more", flush=True)
+        os.write(1, b"more\\n")  # at once: unbuffered, print writes line and end apart
     if os.fork() == 0:
         if os.fork() == 0:
             os._exit(0)
@@ -219,6 +228,15 @@ def test_an_application_may_be_bound_to_the_wrappers_life() -> None:
 def test_a_signal_that_is_none_is_refused(value: str) -> None:
     done = run("--", "true", settings={"CLOUDTASER_PARENT_DEATH_SIGNAL": value}, check_code=78)
     assert "CLOUDTASER_PARENT_DEATH_SIGNAL" in done.stderr
+
+
+def test_without_the_extension_what_needs_it_is_refused_and_the_rest_works() -> None:
+    settings = {"CLOUDTASER_PARENT_DEATH_SIGNAL": "KILL"}
+    with Wrapped("true", settings=settings, prefix=PREFIX_WITHOUT_EXTENSION) as wrapped:
+        assert wrapped.wait() == 78
+        assert "C extension" in wrapped.log()
+    with Wrapped("true", prefix=PREFIX_WITHOUT_EXTENSION) as wrapped:
+        assert wrapped.wait() == 0
 
 
 def test_as_pid_1_its_end_is_the_end_of_all() -> None:
