@@ -282,3 +282,48 @@ def test_an_idle_wrapper_uses_no_processor(vault: Vault) -> None:
         assert spent[0] == 0
         assert woken[1] <= 7 * 12  # seven looks: connect, send, receive, close
         assert spent[1] < 0.2
+
+
+class Standby(OpenBaoServer):
+    """A second node that joins the first one's Raft cluster, under the same seal."""
+
+    def __init__(self, directory: Path, first: OpenBaoServer) -> None:
+        super().__init__(directory)
+        self.root_token = first.root_token
+        (directory / "seal.key").write_bytes((first.directory / "seal.key").read_bytes())
+        config = directory / "bao.hcl"
+        leader = f'leader_api_addr = "{first.address}"\n leader_ca_cert_file = "{first.ca_file}"'
+        text = config.read_text().replace(
+            'node_id = "demo"', f'node_id = "second"\nretry_join {{ {leader} }}'
+        )
+        config.write_text(text[: text.index('initialize "administrator"')])
+
+
+@pytest.mark.slow
+def test_a_standby_serves_and_the_application_outlives_its_leader(
+    tmp_path: Path,
+) -> None:
+    with OpenBaoServer(tmp_path / "first") as first:
+        assert isinstance(first, OpenBaoServer)
+        administer(first, "sys/mounts/kv", {"type": "kv", "options": {"version": "2"}})
+        administer(first, "kv/data/app", {"data": {"value": "one"}})
+        with Standby(tmp_path / "second", first) as standby:
+            assert standby.ca_file is not None
+            settings = {
+                "VAULT_ADDR": standby.address,
+                "VAULT_CACERT": standby.ca_file,
+                "VAULT_AUTH_METHOD": "token",
+                "VAULT_TOKEN": first.root_token.reveal_text(),
+                "CLOUDTASER_SECRET_PATHS": "kv/data/app",
+                "CLOUDTASER_REQUEST_TIMEOUT": "5",
+                **QUICK,
+            }
+            with Wrapped("sh", "-c", PRINT_AND_WAIT, settings=settings) as wrapped:
+                pid, value = started(wrapped)
+                assert value == "one"
+                first.kill()  # of two, one alone elects nobody
+                time.sleep(3)  # ten looks, which a standby answers by itself or not at all
+                assert is_alive(pid)
+                first.start()
+                administer(first, "kv/data/app", {"data": {"value": "two"}})
+                assert started(wrapped)[1] == "two"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.test_wrapper_init import AS_PID_1
 from tests.unit.wrapper.launch import ALL_SIGNALS, PATIENCE, PREFIX, Wrapped, python, wait_for_state
 
 
@@ -28,7 +29,6 @@ def inits() -> dict[str, list[str]]:
 
 
 NAMES = ("wrapper", "tini", "dumb-init")
-AS_PID_1 = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
 
 
 @pytest.mark.parametrize(

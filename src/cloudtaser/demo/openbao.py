@@ -172,6 +172,7 @@ storage "raft" {{
 }}
 listener "tcp" {{
   address = "127.0.0.1:{self.port}"
+  cluster_address = "127.0.0.1:{self.cluster_port}"
   tls_cert_file = {json.dumps(str(self._files.certificate))}
   tls_key_file = {json.dumps(str(self._files.key))}
   max_request_json_strings = 4096
