@@ -1,5 +1,4 @@
-"""`python -m tests.vm.tables`: docs/ebpf-kernels.md from the reports that the last run of the kernel tests
-left.
+"""`python -m tests.vm.tables`: docs/ebpf-kernels.md from the reports that the last kernel tests left.
 
 A cell is what happened, not what was claimed: an attack that failed with its error and an event holds, one
 that succeeded with an event detects.
@@ -17,6 +16,11 @@ from cloudtaser.ebpf.vectors import VECTORS
 from tests.vm.reports import CASES, KEPT
 
 TARGET = Path("docs/ebpf-kernels.md")
+EXPLAINED = (
+    "Each cell is what attacks in a virtual machine showed while the agent enforced: *holds* with the",
+    "error that the attacker got, *detects* where it succeeded and was told of, – where the agent did nothing,",
+    "or this run had no attack for it. What each vector is: [ebpf.md](ebpf.md).",
+)
 
 
 def cell(report: dict[str, Any], vector: int) -> str:
@@ -41,12 +45,8 @@ def table(reports: dict[str, dict[str, Any]]) -> str:
     lines = [
         "# Kernels on which the node agent was tried",
         "",
-        f"Written by `make test-kernel-all` on {datetime.now(UTC):%Y-%m-%d}. Each cell is what attacks in a
-        virtual "
-        "machine showed",
-        "while the agent enforced: *holds* with the error that the attacker got, *detects* where it succeeded and was "
-        "told of,",
-        "– where the agent did nothing (or this run had no attack for it). What each vector is: [ebpf.md](ebpf.md).",
+        f"Written by `make test-kernel-all` on {datetime.now(UTC):%Y-%m-%d}.",
+        *EXPLAINED,
         "",
         "| case | kernel | tier | vectors that hold |",
         "| --- | --- | --- | --- |",

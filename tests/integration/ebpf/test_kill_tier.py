@@ -33,7 +33,7 @@ class Ground:
     """An agent of the tier `kill`, attackers on the host and in a pid namespace, and a victim there."""
 
     def __init__(self, folder: Path, **settings: str) -> None:
-        folder.chmod(0o755)  # the victim, who is another user, reaches the socket
+        folder.chmod(0o755)  # for the victim, another user
         attack, self.program = programs.program("attack"), programs.program("victim")
         self.agent = Agent(self.program, str(folder / "agent.sock"), "", EBPF_PIN_PATH="off", **settings)
         self.host, self.pod = Crew(attack, pod=False), Crew(attack, pod=True)
@@ -49,7 +49,7 @@ class Ground:
         crew = self.host if subject is Subject.HOST else self.pod
         target = victim or self.victim
         outcome = crew.attack(name, subject, target, extra)
-        # an attacher's SIGSTOP outlives it: that it stops the target, as root can anyhow, is a hole of this tier
+
         with suppress(ProcessLookupError):
             os.kill(target.pid, signal.SIGCONT)
         return outcome
