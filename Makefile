@@ -4,6 +4,7 @@ SHELL := /bin/sh
 PY := .venv/bin/python
 DEMO_ARGS ?=
 TEST_ARGS ?=
+PAYLOAD_DIR ?= dist/payload
 
 .PHONY: help
 help: ## this list
@@ -34,6 +35,11 @@ test-kernel-all: ## the same with everything under every kernel; writes docs/ebp
 	@tools/prepare kernel
 	CLOUDTASER_KERNELS=all $(PY) -m pytest tests/vm -m kernel $(TEST_ARGS)
 	$(PY) -m tests.vm.tables
+
+.PHONY: payload
+payload: ## the wrapper's payload for containers, into PAYLOAD_DIR
+	@tools/prepare payload
+	@images/wrapper/build $(PAYLOAD_DIR)
 
 .PHONY: lint
 lint: ## style, types and layers

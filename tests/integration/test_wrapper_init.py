@@ -163,7 +163,7 @@ def test_dispositions_and_mask_are_those_the_wrapper_was_started_with() -> None:
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, [signal.SIGUSR2])
-        os.execv({sys.executable!r}, {[*PREFIX, "--", "grep", "-E", "SigIgn|SigBlk", "/proc/self/status"]!r})
+        os.execv({PREFIX[0]!r}, {[*PREFIX, "--", "grep", "-E", "SigIgn|SigBlk", "/proc/self/status"]!r})
         """
     )
     done = subprocess.run([sys.executable, "-c", starter], capture_output=True, text=True, timeout=PATIENCE)

@@ -1,4 +1,6 @@
-"""The wrapper as a real process, as the payload starts it: `python -I -S`, with its C extension alone."""
+"""The wrapper as a real process: from its source with `python -I -S` and its C extension alone; or, where
+`CLOUDTASER_TEST_WRAPPER` names one, the payload's program, so that both are held to the same promises.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ SOURCE = Path(__file__).resolve().parents[3] / "src"
 EXTENSION = str(Path(_cloudtaser.__file__).parent)
 START = "from cloudtaser.wrapper.app import main; main()"
 IN_ITS_PLACE = f"import sys; sys.path[:0] = [{str(SOURCE)!r}, {EXTENSION!r}]; "
-PREFIX = [sys.executable, "-I", "-S", "-c", IN_ITS_PLACE + START]
+_PROGRAM = os.environ.get("CLOUDTASER_TEST_WRAPPER")
+PREFIX = [_PROGRAM] if _PROGRAM else [sys.executable, "-I", "-S", "-c", IN_ITS_PLACE + START]
 WITHOUT_EXTENSION = f"import sys; sys.path.insert(0, {str(SOURCE)!r}); "
 PREFIX_WITHOUT_EXTENSION = [sys.executable, "-I", "-S", "-c", WITHOUT_EXTENSION + START]
 PATIENCE = 30.0
