@@ -5,6 +5,7 @@ PY := .venv/bin/python
 DEMO_ARGS ?=
 TEST_ARGS ?=
 PAYLOAD_DIR ?= dist/payload
+WRAPPER_TESTS := $(wildcard tests/integration/test_wrapper_*.py)
 
 .PHONY: help
 help: ## this list
@@ -40,6 +41,12 @@ test-kernel-all: ## the same with everything under every kernel; writes docs/ebp
 payload: ## the wrapper's payload for containers, into PAYLOAD_DIR
 	@tools/prepare payload
 	@images/wrapper/build $(PAYLOAD_DIR)
+
+.PHONY: test-payload
+test-payload: ## the wrapper's tests against the payload's program
+	@tools/prepare test
+	@images/wrapper/build $(PAYLOAD_DIR)
+	CLOUDTASER_TEST_WRAPPER=$(abspath $(PAYLOAD_DIR))/wrapper $(PY) -m pytest $(WRAPPER_TESTS) -m "not slow"
 
 .PHONY: lint
 lint: ## style, types and layers

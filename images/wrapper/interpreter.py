@@ -20,6 +20,8 @@ COMMON = [
 ]
 # A thread of musl's gets 128 KiB; the one that looks up names runs Python.
 THREAD_STACK = "-DTHREAD_STACK_SIZE=0x100000"
+# CPython takes it that only glibc has extended attributes.
+ATTRIBUTES = "-DUSE_XATTRS -include linux/limits.h"
 
 OPENSSL_TARGETS = {"x86_64": "linux-x86_64", "aarch64": "linux-aarch64"}
 # No file, variable or module of the machine changes how it works (autoload-config, dso, module, engine); TLS
@@ -171,7 +173,11 @@ def _python(source: Path, shop: Workshop, prefix: Path) -> Path:
     shop.run(
         [
             *(os.path.relpath(configure, directory), f"CC={COMPILER}", f"CPPFLAGS=-I{relative}/include"),
-            *(f"CFLAGS={' '.join(COMMON)} {THREAD_STACK}", "OPT=-DNDEBUG", "LDFLAGS=-static -no-pie"),
+            *(
+                f"CFLAGS={' '.join(COMMON)} {THREAD_STACK} {ATTRIBUTES}",
+                "OPT=-DNDEBUG",
+                "LDFLAGS=-static -no-pie",
+            ),
             *("LINKFORSHARED= ", "MODULE_BUILDTYPE=static", "--disable-shared", "--without-ensurepip"),
             *(
                 "--without-doc-strings",

@@ -6,6 +6,7 @@
  * locale, and starts wherever it lies. Python 3.11 (Python/pylifecycle.c: pyinit_core).
  */
 #include "core.h"
+#include <sys/auxv.h>
 #include <unistd.h>
 
 #include "frozen.h"
@@ -43,6 +44,19 @@ static int set_arguments(int count, char **arguments)
     return failed;
 }
 
+/* `sys.executable`: where the payload lies, as the kernel knows it, which needs no /proc. */
+static int set_executable(void)
+{
+    const char *name = (const char *)getauxval(AT_EXECFN);
+    char *whole = name ? realpath(name, NULL) : NULL;
+    const char *path = whole ? whole : name ? name : "";
+    PyObject *text = PyUnicode_DecodeUTF8(path, (Py_ssize_t)strlen(path), "surrogateescape");
+    free(whole);
+    int failed = text ? PySys_SetObject("executable", text) : -1;
+    Py_XDECREF(text);
+    return failed;
+}
+
 int main(int argc, char **argv)
 {
     PyPreConfig before;
@@ -60,7 +74,7 @@ int main(int argc, char **argv)
     status = Py_InitializeFromConfig(&config);
     if (PyStatus_Exception(status))
         return fail(status.err_msg ? status.err_msg : "initialisation");
-    if (_PySignal_Init(0) < 0 || set_arguments(argc, argv) < 0)
+    if (_PySignal_Init(0) < 0 || set_arguments(argc, argv) < 0 || set_executable() < 0)
         return fail("no memory");
     PyObject *entry = PyImport_ImportModule("cloudtaser.wrapper.__main__"); /* leaves by _exit */
     if (!entry) {

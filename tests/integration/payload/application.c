@@ -23,6 +23,16 @@ static int show(int argc, char **argv)
         printf("argument %s\n", argv[index]);
     for (char **variable = environ; *variable; variable++)
         printf("variable %s\n", *variable);
+    FILE *given = fopen("/proc/self/environ", "r"); /* what the kernel was given for this program */
+    int letter, before = 0;
+    while (given && (letter = getc(given)) != EOF) {
+        if (letter && !before)
+            printf("given ");
+        putchar(letter ? letter : '\n');
+        before = letter;
+    }
+    if (given)
+        fclose(given);
     char place[4096];
     printf("directory %s\n", getcwd(place, sizeof place) ? place : "?");
     printf("parent %d\nuser %d\ngroup %d\n", (int)getppid(), (int)getuid(), (int)getgid());
