@@ -50,8 +50,8 @@ def test_it_is_found_in_the_cache_and_a_change_of_ours_is_seen(payload: Path, tm
     assert key(copied) == key(BUILD)
     for changed in ("src/cloudtaser/wrapper/native/module.c", "src/cloudtaser/wrapper/app.py"):
         before = key(copied)
-        with (tmp_path / changed).open("a") as file:
-            file.write("\n")
+        with (tmp_path / changed).open("a") as source:
+            source.write("\n")
         assert key(copied) != before
 
 
