@@ -18,8 +18,8 @@ from tests.vm.reports import CASES, KEPT
 TARGET = Path("docs/ebpf-kernels.md")
 EXPLAINED = (
     "Each cell is what attacks in a virtual machine showed while the agent enforced: *holds* with the",
-    "error that the attacker got, *detects* where it succeeded and was told of, – where the agent did nothing,",
-    "or this run had no attack for it. What each vector is: [ebpf.md](ebpf.md).",
+    "error that the attacker got, *detects* where it succeeded and was told of, – where the agent did",
+    "nothing, or this run had no attack for it. What each vector is: [ebpf.md](ebpf.md).",
 )
 
 
