@@ -301,7 +301,8 @@ def test_after_a_kill_nothing_is_on_a_disk(scanned: Scanned, tmp_path: Path) -> 
     home.mkdir()
     settings = scanned.settings() | {"HOME": str(home), "TMPDIR": str(home)}
     program, *arguments = scanned.prefix
-    without_bytecode = [program, "-B", *arguments]  # which a first run would write
+    # which a first run would write; the payload has nothing to write
+    without_bytecode = [program, *(["-B"] if arguments else []), *arguments]
     with scanned.start(*APPLICATION, settings=settings, prefix=without_bytecode) as wrapped:
         application = application_of(wrapped)
         counters = Path(f"/proc/{wrapped.process.pid}/io").read_text().split()

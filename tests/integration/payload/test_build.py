@@ -13,7 +13,8 @@ import pytest
 
 from tests.integration.payload.built import BUILD, ROOT
 
-pytestmark = pytest.mark.slow
+# where nothing is cached, the first test waits for the payload to be built
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 MEBIBYTE = 1 << 20
 
 

@@ -23,7 +23,8 @@ from tests.integration.payload.containers import (
     told,
 )
 
-pytestmark = pytest.mark.slow
+# where nothing is cached, the first test waits for the payload to be built
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 IMAGES = ("empty", "musl", "glibc")
 # each of these would change a dynamic program, a C library, Python or OpenSSL that listens to it
 HOSTILE = {
