@@ -64,11 +64,9 @@ class Sealer:
 
 
 def settings(authority_pem: str, **more: str) -> dict[str, str]:
-    """Of a sealed wrapper whose OpenBao is not there."""
-    with socket.create_server(("127.0.0.1", 0)) as nobody:
-        port = nobody.getsockname()[1]
+    """Of a sealed wrapper whose OpenBao is not there: nobody listens at port 1."""
     return {
-        "VAULT_ADDR": f"http://127.0.0.1:{port}",
+        "VAULT_ADDR": "http://127.0.0.1:1",
         "VAULT_AUTH_METHOD": "token",
         "CLOUDTASER_SECRET_PATHS": "secret/data/app",
         "CLOUDTASER_CA": authority_pem,
@@ -141,12 +139,16 @@ class Announced:
 
 @dataclass(slots=True)
 class Operator:
-    """The operator's port 8446: hears announcements over TLS and answers each with a status."""
+    """The operator's port 8446: hears announcements over TLS and answers each with a status.
+
+    One that is `away` has its port, and refuses every connection until `listen`.
+    """
 
     file: Path
     answers: list[int] = field(default_factory=list)
     heard: queue.Queue[Announced] = field(default_factory=queue.Queue)
-    port: int = 0
+    away: bool = False
+    port: int = field(init=False)
     _listener: socket.socket = field(init=False)
     _context: ssl.SSLContext = field(init=False)
     _thread: threading.Thread = field(init=False)
@@ -156,9 +158,15 @@ class Operator:
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(self.file)
         self._context.sni_callback = self._note
-        self._listener = socket.create_server(("127.0.0.1", self.port))
+        self._listener = socket.socket()
+        self._listener.bind(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._serve, daemon=True)
+        if not self.away:
+            self.listen()
+
+    def listen(self) -> None:
+        self._listener.listen(16)
         self._thread.start()
 
     def __enter__(self) -> Self:

@@ -185,17 +185,18 @@ async def test_a_token_that_is_refused_seals_again_before_the_application_starts
 
 
 async def test_an_operator_that_is_away_or_busy_is_told_as_soon_as_it_can_hear(world: World) -> None:
-    with Operator(world.server_file) as away:
-        address = away
-    with Sealed(*PRINT_AND_WAIT, settings=world.settings(address)) as wrapper:
+    with (
+        Operator(world.server_file, answers=[503, 500, 202], away=True) as operator,
+        Sealed(*PRINT_AND_WAIT, settings=world.settings(operator)) as wrapper,
+    ):
         wrapper.event("the operator was not told the key")
-        with Operator(world.server_file, answers=[503, 500, 202], port=address.port) as operator:
-            heard = [await asyncio.to_thread(operator.next) for _ in range(3)]
-            assert {announced.body["public_key"] for announced in heard} == {wrapper.public_key()}
-            wrapper.event("the operator knows the key")
-            token, _ = await world.mint()
-            assert wrapper.unseal(world.sealer.envelope(wrapper.public_key(), token=token)) == 200
-            assert wrapper.line() == "first"
+        operator.listen()
+        heard = [await asyncio.to_thread(operator.next) for _ in range(3)]
+        assert {announced.body["public_key"] for announced in heard} == {wrapper.public_key()}
+        wrapper.event("the operator knows the key")
+        token, _ = await world.mint()
+        assert wrapper.unseal(world.sealer.envelope(wrapper.public_key(), token=token)) == 200
+        assert wrapper.line() == "first"
 
 
 async def test_neither_key_nor_jwt_goes_to_whoever_is_not_the_operator(world: World, tmp_path: Path) -> None:
