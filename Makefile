@@ -5,7 +5,7 @@ PY := .venv/bin/python
 DEMO_ARGS ?=
 TEST_ARGS ?=
 PAYLOAD_DIR ?= dist/payload
-WRAPPER_TESTS := $(wildcard tests/integration/test_wrapper_*.py)
+WRAPPER_TESTS := $(wildcard tests/integration/test_wrapper_*.py) tests/integration/sealed tests/integration/agent
 
 .PHONY: help
 help: ## this list
