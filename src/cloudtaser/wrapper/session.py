@@ -7,7 +7,7 @@ All decisions about one secret are in `secrets`, about its lease in `upkeep`, al
 
 import time
 
-from cloudtaser.wrapper import diagnosis, jsontext, login, upkeep
+from cloudtaser.wrapper import diagnosis, login, upkeep
 from cloudtaser.wrapper.backoff import Backoff, about
 from cloudtaser.wrapper.client import Answer, Call, Client
 from cloudtaser.wrapper.composing import compose
@@ -24,6 +24,7 @@ from cloudtaser.wrapper.errors import (
 from cloudtaser.wrapper.lease import Lease
 from cloudtaser.wrapper.log import Log
 from cloudtaser.wrapper.loop import Loop
+from cloudtaser.wrapper.podca import PodCa
 from cloudtaser.wrapper.secrets import CHANGED, FAILING, FORBIDDEN, GONE, UNRENEWED, Secret
 
 TYPE_CHECKING = False
@@ -39,8 +40,6 @@ _MAX_DEBOUNCES = 5
 _REVOKE_TIMEOUT = 1.0
 _KEPT_OPEN = 60.0
 _LAST_ATTEMPT = 1.0
-_POD_CA_PATH = "cloudtaser/pod-ca"
-_POD_CA_INTERVAL = 180.0
 _KEEPS = {
     FORBIDDEN: "a secret is forbidden, the application keeps the value it has",
     GONE: "a secret is gone, the application keeps the value it has",
@@ -54,8 +53,8 @@ class Session:
 
     __slots__ = (
         "_away", "_backoff", "_client", "_complaint", "_config", "_delivered", "_guesses", "_is_blind",
-        "_is_pinned", "_log", "_loop", "_next_guess", "_next_look", "_next_pod_ca", "_not_before",
-        "_pod_ca_complaint", "_refusals", "_secrets", "_stale", "_token", "sealing",
+        "_log", "_loop", "_next_guess", "_next_look", "_not_before", "_pod_ca", "_refusals", "_secrets",
+        "_stale", "_token", "sealing",
     )  # fmt: skip
 
     def __init__(self, loop: Loop, config: Config, client: Client, log: Log) -> None:
@@ -77,9 +76,8 @@ class Session:
         self._is_blind = False
         self._next_guess = 0.0
         self._guesses = Backoff(_GUESS_FIRST, _GUESS_LIMIT)
-        self._is_pinned = config.endpoint is not None and config.endpoint.broker
-        self._next_pod_ca = 0.0
-        self._pod_ca_complaint = ""
+        is_pinned = config.endpoint is not None and config.endpoint.broker
+        self._pod_ca = PodCa(loop, client, log) if is_pinned else None
 
     async def start(self) -> Values:
         """Log in and read every path, again and again while that can help. Raises what stops the wrapper."""
@@ -140,7 +138,6 @@ class Session:
         self._secrets = secrets
         self._delivered = values
         self._next_look = self._loop.now() + about(self._config.rotation_interval)
-        self._next_pod_ca = self._loop.now() + about(_POD_CA_INTERVAL)
         self._backoff.reset()
         self._log.info("secrets loaded", secret_count=len(values.spans), paths=[str(path) for path in paths])
         return values
@@ -194,8 +191,8 @@ class Session:
         times.append(self._token.due if self._token is not None else None)
         if self._is_watching:
             times.append(self._next_look)
-        if self._is_pinned:
-            times.append(self._next_pod_ca)
+        if self._pod_ca is not None:
+            times.append(self._pod_ca.next_look)
         due = [time for time in times if time is not None]
         return max(self._not_before, min(due)) if due else None
 
@@ -218,11 +215,12 @@ class Session:
         if self._is_watching and self._next_look <= now:
             await self._look_until_quiet()
             self._next_look = self._loop.now() + about(self._config.rotation_interval)
-            self._next_pod_ca = now
+            if self._pod_ca is not None:
+                self._pod_ca.next_look = now
         if self._stale:
             await self._refresh(deliver)
-        if self._is_pinned and self._next_pod_ca <= now:
-            await self._look_at_pod_ca()
+        if self._pod_ca is not None and self._pod_ca.next_look <= now:
+            await self._pod_ca.look()
         if (self._due() or now + _KEPT_OPEN) - now >= _KEPT_OPEN:
             self._client.close()
 
@@ -322,24 +320,6 @@ class Session:
         for answer in answers:
             self._client.judge(answer)
         return answers
-
-    async def _look_at_pod_ca(self) -> None:
-        """The bridge may hand over the next pod CA: pin it, and show that it holds. Whatever comes of it,
-        what there is goes on.
-        """
-        self._next_pod_ca = self._loop.now() + about(_POD_CA_INTERVAL)
-        trouble = ""
-        try:
-            answer = await self._client.call(b"GET", _POD_CA_PATH)
-            pem = jsontext.text(answer.buffer, answer.root.get("pod_ca")) if answer.status == 200 else ""
-            if pem and self._client.pin(pem):  # a bridge may not have it
-                await self._client.call(b"GET", _POD_CA_PATH)
-                self._log.info("the pod CA was rotated: the next one is pinned now")
-        except WrapperError as error:
-            trouble = error.diagnostic()
-        if trouble and trouble != self._pod_ca_complaint:
-            self._log.warning("the next pod CA is not pinned yet", reason=trouble)
-        self._pod_ca_complaint = trouble
 
     async def _token_is_lost(self, *, everything: bool = False) -> bool:
         """Whether the token itself is the reason for a refusal (of `everything` that was asked). A token that
