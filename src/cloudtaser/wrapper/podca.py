@@ -1,7 +1,7 @@
 """The pod CA that follows: the bridge is asked for it inside the pinned session, and it is pinned next.
 
-`session` calls `look` when it is due and with each look for changes. Apart from it because nothing here has to
-do with secrets, and whatever comes of it, what there is goes on.
+`session` calls `look` when it is due and with each look for changes. It has nothing to do with secrets, and
+whatever comes of it, what there is goes on.
 """
 
 from cloudtaser.wrapper import jsontext
