@@ -30,6 +30,7 @@ typedef _Bool bool;
 #define PF_IO_WORKER 0x10
 #define CAP_SYS_ADMIN 21
 #define CAP_PERFMON 38
+#define PTRACE_NOAUDIT 0x04 /* a question whose "no" only leaves fields blank: /proc/PID/stat, wchan */
 #define PTRACE_READ_FSCREDS 0x09 /* PTRACE_MODE_READ | PTRACE_MODE_FSCREDS */
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
