@@ -43,6 +43,8 @@ score prints as JSON what keeps others from the secrets of a running wrapper, in
 points of 135; without --pid what this machine would offer one. (A CMD of that
 name needs -- before it.)
 
+  --install DIR
+              copy this program's own payload into DIR, for other containers
   --help      this text
   --version   the version
 
@@ -81,6 +83,7 @@ exit codes:
   64  no command, or an unknown option
   69  no memfd_secret, or no agent, and it is required
   70  a fault of the wrapper itself
+  73  --install cannot write
   75  secrets unreachable past CLOUDTASER_STARTUP_TIMEOUT
   77  the login, or reading a path, was refused
   78  a setting cannot be used; the line names the variable
@@ -116,6 +119,8 @@ def run(arguments: list[str]) -> int:
         code, document, complaint = score(arguments[1:])
         _print(*((2, f"cloudtaser-wrapper: {complaint}\n") if complaint else (1, document.decode() + "\n")))
         return code
+    if arguments[:1] == ["--install"]:
+        return _install(arguments[1:])
     command = arguments[1:] if arguments[:1] == ["--"] else arguments
     if not command or (command is arguments and command[0].startswith("-")):
         what = f"unknown option {command[0]!r}" if command else "no command to start"
@@ -136,6 +141,20 @@ def run(arguments: list[str]) -> int:
     except Exception as error:  # noqa: BLE001  # the last line before the user
         log.error(f"cloudtaser-wrapper failed: {fault(error)}", code=EX_SOFTWARE)
         return EX_SOFTWARE
+
+
+def _install(arguments: list[str]) -> int:
+    if len(arguments) != 1:
+        _print(2, "cloudtaser-wrapper: --install takes one directory\n")
+        return EX_USAGE
+    from cloudtaser.wrapper.install import InstallError, install
+
+    try:
+        install(arguments[0])
+    except InstallError as error:
+        _print(2, f"cloudtaser-wrapper: {error.diagnostic()}\n")
+        return error.code
+    return 0
 
 
 def _supervise(

@@ -100,6 +100,7 @@ class Container:
         *command: str,
         environment: dict[str, str] | None = None,
         mounts: dict[str, Path] | None = None,
+        writable: dict[str, Path] | None = None,
         cwd: str = "/",
     ) -> None:
         self.name = f"payload-{uuid.uuid4().hex[:12]}"
@@ -133,9 +134,10 @@ class Container:
                         "destination": place,
                         "type": "bind",
                         "source": str(source),
-                        "options": ["bind", "ro", "nosuid", "nodev"],
+                        "options": ["bind", access, "nosuid", "nodev"],
                     }
-                    for place, source in binds.items()
+                    for access, group in (("ro", binds), ("rw", writable or {}))
+                    for place, source in group.items()
                 ),
             ],
             "linux": {

@@ -247,3 +247,24 @@ def test_the_payloads_library_delivers_in_memory(
     assert "PGUSER=shop" in variables
     assert [name for name in variables if name.startswith(("LD_", "CLOUDTASER_"))] == []
     assert "PGUSER=shop" not in told(done.stdout)["given"]
+
+
+def test_it_copies_itself_into_a_volume_from_an_image_that_holds_nothing_else(
+    images: Images, payload: Path, tmp_path: Path
+) -> None:
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    volume.chmod(0o777)
+    (volume / "wrapper").write_text("of another version")
+    done = Container(
+        images.root("empty"), payload, tmp_path, "--install", "/secrets", writable={"/secrets": volume}
+    ).run()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(file.name for file in volume.iterdir()) == sorted(file.name for file in payload.iterdir())
+    for file in payload.iterdir():
+        assert (volume / file.name).read_bytes() == file.read_bytes()
+        assert (volume / file.name).stat().st_mode & 0o7777 == 0o555
+    started = Container(images.root("musl"), volume, tmp_path, APPLICATION, "show", "4").run()
+    assert started.returncode == 4
+    refused = Container(images.root("empty"), payload, tmp_path, "--install", "/secrets").run()
+    assert (refused.returncode, refused.stderr.count("\n")) == (73, 1)
