@@ -61,6 +61,11 @@ bench: ## speed, as ratios to peers in one interleaved run; see bench/RESULTS.md
 	@tools/prepare bench
 	$(PY) -m bench
 
+.PHONY: bench-ebpf
+bench-ebpf: ## what the node agent costs an ordinary open(), in instructions (BENCH_ARGS=--record)
+	@tools/prepare kernel
+	$(PY) bench/ebpf/compare.py $(BENCH_ARGS)
+
 .PHONY: format
 format: ## let ruff lay out the code
 	@tools/prepare test
