@@ -50,12 +50,17 @@ class Agent:
 
     def __exit__(self, *_: object) -> None:
         """As an agent that is killed."""
-        for connection in [self._listener, *self.connections]:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-            connection.close()
-        self._thread.join(PATIENCE)
+        self._end(self._listener)
+        self._thread.join(PATIENCE)  # whoever came a moment ago is among the connections now
+        for connection in self.connections:
+            self._end(connection)
         self.place.unlink()
+
+    @staticmethod
+    def _end(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+        connection.close()
 
     def next(self) -> dict[str, Any]:
         """The next message that came."""
