@@ -52,6 +52,7 @@ class Start:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(LONGEST + 100)
 async def test_two_hundred_wrappers_that_start_at_once_all_get_their_secrets(
     chain: Chain, admin: OpenBao, tmp_path: Path
 ) -> None:
