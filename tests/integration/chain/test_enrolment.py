@@ -135,7 +135,6 @@ async def test_deregistration_closes_the_tunnels_and_keeps_the_secrets() -> None
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.timeout(300)
 async def test_of_twenty_racing_operators_and_three_bridges_one_pair_initialises() -> None:
     async with own_chain() as chain:
         await chain.start_openbao()
