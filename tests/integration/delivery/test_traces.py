@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.integration.wrapper_vault import Vault
+from tests.integration.wrapper_vault import QUICK, Vault
 from tests.memory_scan import random_text
 from tests.scanned import SECRET_DATA, Scanned
 from tests.tls_tap import Tap
@@ -40,7 +40,7 @@ def settings(scanned: Scanned, delivery: str, **more: str) -> dict[str, str]:
         "CLOUDTASER_TEMPLATE_MIXED": "{{value|base64}} {{value|json}} {{other}}",
     }
     chosen = scanned.settings(SECRET_DATA, "value=VALUE,other=@FILE", CLOUDTASER_DELIVERY=delivery, **more)
-    return chosen | templates | {"REFERENCE": f"x-${{vault:{SECRET_DATA}#value}}"}
+    return chosen | QUICK | templates | {"REFERENCE": f"x-${{vault:{SECRET_DATA}#value}}"}
 
 
 def copies(scanned: Scanned, pid: int) -> dict[str, int]:
