@@ -88,7 +88,6 @@ class Campaign:
     def _attack(self, phase: str, attack: Attack, subject: Subject) -> Row:
         first, without = attack.kernels
         victim = self.new(attack.named) if attack.fatal else self.victim
-        self.forget()
         outcome = self._stage.attack(attack, subject, victim)
         events = self.since()
         if attack.fatal:
@@ -107,7 +106,8 @@ class Campaign:
         stand_in = None if self._agent else scenarios.sleeper()
         agent = stand_in.pid if stand_in else self._agent
         scene = scenarios.Scene(self._stage, self.victim, self.new, agent, self._objects)
-        self.forget()
+        if scenario.many:
+            self.since()  # what is told of the victim from here on is about this
         outcome = scenarios.RUN[scenario.name](scene)
         with suppress(ProcessLookupError):
             os.kill(agent, signal.SIGCONT)  # one that was stopped goes on
@@ -121,10 +121,6 @@ class Campaign:
         else:
             mine = [event for event in events if event["source"]["pid"] == outcome.attacker]
         return _row(phase, scenario, Subject.HOST, True, outcome, mine)
-
-    def forget(self) -> None:
-        """Leave out what was told of before."""
-        self.since()
 
     def since(self) -> list[dict[str, Any]]:
         """All events since the last call: an attack of our own is the last one. None without an agent."""

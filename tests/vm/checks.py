@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -401,6 +402,7 @@ def run(ground: Ground) -> dict[str, str]:
     """All checks; what was wrong by name, an empty text where nothing was."""
     found = {}
     for name, check in CHECKS.items():
+        print(f"{time.monotonic():.0f} s: {name}", flush=True)
         try:
             found[name] = check(ground)
         except (OSError, EOFError, RuntimeError, ValueError, TimeoutError) as problem:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,20 @@ class Run:
         self.report: dict[str, Any] = {"release": release, "status": {}, "checks": {}}
         self.agent: Agent | None = None
 
+    def _say(self, what: str) -> None:
+        """Progress, for who reads the output of a run that was cut short."""
+        print(f"{time.monotonic():.0f} s: {what}", flush=True)
+
     def before(self) -> None:
         """Without an agent."""
+        self._say("before")
         self._campaign.run("before")
         if self._whole:
             self._campaign.play("before")
 
     def detect(self) -> None:
         """Past one that only tells."""
+        self._say("an agent that detects")
         scenarios.SOCKET.unlink(missing_ok=True)
         self._others = scenarios.objects()
         self.agent = Agent(self._victim, ENFORCE_MODE="detect", GLOBAL_POLICY="node")
@@ -54,13 +61,16 @@ class Run:
         self._enforce(self.agent)
 
     def _enforce(self, agent: Agent) -> None:
+        self._say("one that enforces")
         agent.restart(ENFORCE_MODE="enforce", GLOBAL_POLICY="off")
         self._status("enforce")
         self._guard(agent)
         self._campaign.run("enforce")
         if self._whole:
             self._campaign.play("enforce")
+            self._say("checks")
             self.report["checks"] = checks.run(checks.Ground(self._stage, self._campaign, agent))
+        self._say("one that binds the whole node")
         agent.restart(GLOBAL_POLICY="node")
         self._status("node")
         self._campaign.run("node", tuple(attack for attack in ATTACKS if attack.node))
