@@ -39,6 +39,7 @@ def test_new_values_reach_getenv_and_children_and_early_pointers_stay_whole(
         assert not any(value.encode() in environ(pid) for value in (A, B, C))
 
 
+@pytest.mark.slow
 def test_many_rotations_use_the_same_memory_again(vault: Vault, programs: Path) -> None:
     vault.put("secret/data/hup-many", secret="0" * 20)
     with Wrapped(
