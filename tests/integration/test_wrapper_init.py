@@ -369,7 +369,7 @@ def test_a_wrapper_that_is_killed_leaves_the_application_running() -> None:
         pid = int(wrapped.line())
         wrapped.process.kill()
         wrapped.wait()
-        assert state_of(pid) == "S"
+        wait_for_state(pid, "S")
         os.kill(pid, signal.SIGKILL)
 
 

@@ -137,7 +137,7 @@ async def test_a_revoked_token_is_replaced_by_a_new_login(
     async with kept(server, app_role(server, made, tmp_path)) as (client, keeper, troubles):
         body = {"accessor": await accessor(client)}
         await root.request("POST", "auth/token/revoke-accessor", namespace=made.namespace, body=body)
-        await eventually(lambda: works(client, layout), "logged in anew", timeout=5)
+        await eventually(lambda: works(client, layout), "logged in anew")
         assert "revoked" in troubles[0].diagnostic()
         assert keeper.current().reveal_text() not in "".join(error.diagnostic() for error in troubles)
 
@@ -244,7 +244,7 @@ async def test_a_login_by_certificate_is_renewed_and_follows_a_certificate_that_
         authority.issue(tmp_path / "login.crt", tmp_path / "login.key")
         body = {"accessor": await accessor(client)}
         await tls_root.request("POST", "auth/token/revoke-accessor", namespace=made.namespace, body=body)
-        await eventually(lambda: works(client, layout), "logged in with the new certificate", timeout=5)
+        await eventually(lambda: works(client, layout), "logged in with the new certificate")
         assert keeper.current() != token
 
 

@@ -533,7 +533,7 @@ async def test_a_recorded_bootstrap_played_again_is_refused(house: House) -> Non
     await dial(again.protocol, replay)
     with pytest.raises(CloudtaserError):
         await again.receive()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await replay.over
     assert side.signed == signed
 
@@ -610,7 +610,7 @@ async def test_a_guest_that_says_nothing_is_shown_out(house: House, monkeypatch:
     await dial(guest.protocol, silent)
     with pytest.raises(UnavailableError):
         await guest.receive()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await silent.over
 
 

@@ -32,7 +32,7 @@ async def beat(written: Written, failed: list[CloudtaserError]) -> None:
     heart = Heartbeat(written, lambda: RECORD, failed.append, every=0.001, settle=0)  # type: ignore[arg-type]
     stop = asyncio.Event()
     running = asyncio.create_task(heart.run(stop))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await written.enough.wait()
         stop.set()
         await running
@@ -56,7 +56,7 @@ async def test_a_change_is_told_as_early_as_the_rate_allows_and_not_earlier() ->
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     began = loop.time()
     running = asyncio.create_task(heart.run(stop))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await written.first.wait()
         heart.soon()
         await written.enough.wait()
@@ -74,7 +74,7 @@ async def test_what_goes_out_behind_a_beat_does_so_even_when_the_beat_failed() -
     heart = Heartbeat(Written(failures=1), lambda: RECORD, lambda _: None, after=after, settle=0)  # type: ignore[arg-type]
     stop = asyncio.Event()
     running = asyncio.create_task(heart.run(stop))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await behind.wait()
         stop.set()
         running.cancel()
@@ -93,7 +93,7 @@ async def test_the_first_waits_until_tunnels_may_be_up() -> None:
     running = asyncio.create_task(heart.run(stop))
     await asyncio.sleep(0)
     tunnels = 2
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await written.first.wait()
         stop.set()
         await running

@@ -50,7 +50,7 @@ class Beacon:
             raise
 
     async def count(self, number: int) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while len(self.visits) < number:
                 self.arrived.clear()
                 await self.arrived.wait()
@@ -110,7 +110,7 @@ class House:
 
     async def finished(self) -> None:
         """Until nobody is on the way in or out."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await asyncio.wait(self.parker._visits)
         await asyncio.sleep(0)
         assert not self.parker.busy
@@ -147,7 +147,7 @@ async def test_a_guest_that_fails_is_shown_out_and_counted(house: House) -> None
     await house.beacon.count(3)
     await house.guests[0].received.wait()
     house.guests[0].outcome.set_exception(UnavailableError("no handshake within 5 s"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await house.told.wait()
     assert visit.line.aborted
 

@@ -294,7 +294,7 @@ async def test_it_stops_when_told() -> None:
     stop = asyncio.Event()
     running = asyncio.create_task(house.registry.run(stop))
     stop.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await running
 
 

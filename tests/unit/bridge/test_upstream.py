@@ -77,7 +77,7 @@ async def test_who_asks_again_at_once_after_a_failure_is_told_at_once_again() ->
     async with scripted(answers_everything) as server:
         address = server.address
     upstream = Upstream(address, wait_timeout=60)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         for _ in range(3):
             with pytest.raises(UnavailableError, match="cannot be reached"):
                 await get(upstream)
@@ -137,7 +137,7 @@ async def test_no_owner_keeps_the_others_waiting() -> None:
         for _ in range(3):  # there is one connection for the others, again and again
             answer = Answer()
             upstream.send(b"GET", asks(b"/b"), answer, owner="b")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await answer.whole
         assert upstream.connections == 4
         assert upstream.waiting == 8 - 3

@@ -35,7 +35,7 @@ class Server(Recorder):
 async def test_a_request_is_written_and_its_answer_read() -> None:
     head = encode_response_head(200, ((b"content-type", b"application/json"),), content_length=2)
     server = Server(head + b"{}", close=False)
-    status, headers, body = await request(server.connect, b"GET", b"/openid/v1/jwks", HOST, timeout=1)
+    status, headers, body = await request(server.connect, b"GET", b"/openid/v1/jwks", HOST, timeout=30)
     assert (status, body) == (200, b"{}")
     assert (b"content-type", b"application/json") in headers
     sent = bytes(server.data)
@@ -46,7 +46,7 @@ async def test_a_request_is_written_and_its_answer_read() -> None:
 
 async def test_a_body_is_sent_with_its_length_and_an_answer_may_end_with_the_connection() -> None:
     server = Server(b"HTTP/1.1 201 Created\r\n\r\nuntil the end")
-    status, _, body = await request(server.connect, b"PUT", b"/x", HOST, b"12345", timeout=1)
+    status, _, body = await request(server.connect, b"PUT", b"/x", HOST, b"12345", timeout=30)
     assert (status, body) == (201, b"until the end")
     assert server.data.endswith(b"content-length: 5\r\n\r\n12345")
 
@@ -63,7 +63,7 @@ async def test_a_body_is_sent_with_its_length_and_an_answer_may_end_with_the_con
 )
 async def test_anything_else_is_a_typed_error(answer: bytes, error: type[Exception]) -> None:
     with pytest.raises(error):
-        await request(Server(answer).connect, b"GET", b"/", HOST, timeout=1, max_body=1000)
+        await request(Server(answer).connect, b"GET", b"/", HOST, timeout=30, max_body=1000)
 
 
 async def test_silence_is_bounded_and_the_connection_given_up() -> None:

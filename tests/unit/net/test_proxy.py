@@ -316,7 +316,7 @@ async def test_giving_up_closes_the_connection_to_the_proxy() -> None:
         dial.cancel()
         with pytest.raises(asyncio.CancelledError):
             await dial
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await asyncio.gather(*proxy.tasks, return_exceptions=True)
 
 
