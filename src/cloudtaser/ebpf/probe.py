@@ -58,7 +58,7 @@ def probe(
     thread.
     """
     refused: dict[str, str] = {}
-    for tier in tiers.ORDER:
+    for tier in tiers.worth_trying(_pinned(pins)):
         guard = Guard(object_path, pins=pins)
         try:
             guard.load(tier)
@@ -80,6 +80,13 @@ def probe(
         refused["btf"] = f"this kernel has no {BTF}: no program of ours fits it"
     nothing = {vector.number: Standing.NOT_HERE for vector in vectors.VECTORS}
     return None, Outcome(Tier.NONE, nothing, refused)
+
+
+def _pinned(pins: Path | None) -> frozenset[str]:
+    """The links of a former agent."""
+    if pins is None or not (pins / "links").is_dir():
+        return frozenset()
+    return frozenset(link.name for link in (pins / "links").iterdir())
 
 
 def configuration(base: layout.Config, tier: Tier, mode: layout.Mode, *, kills: bool) -> layout.Config:

@@ -57,6 +57,22 @@ def hook(program: str) -> str:
     return program
 
 
+def former(links: frozenset[str]) -> Tier | None:
+    """The tier of a former agent, by the names of the links that it pinned; None where there are none."""
+    present = (tier for tier in ORDER if any(name.startswith(_PREFIXES[tier]) for name in links))
+    return next(present, None)
+
+
+def worth_trying(links: frozenset[str]) -> tuple[Tier, ...]:
+    """The tiers to probe, strongest first; none that is stronger than what a former agent found.
+
+    Which LSMs are active is settled at boot, and pins do not outlive it. A self-test beside the former
+    agent's programs proves nothing: they would refuse in place of ours, which may load and never be asked.
+    """
+    found = former(links)
+    return ORDER if found is None else ORDER[ORDER.index(found) :]
+
+
 def lacks(tier: Tier, loaded: frozenset[str]) -> frozenset[str]:
     """What the tier cannot be without, and does not have."""
     return (ESSENTIAL[tier] | LIFE) - loaded
