@@ -216,6 +216,29 @@ def test_it_starts_from_any_place_and_directory(payload: Path, tmp_path: Path) -
         assert (done.returncode, done.stdout, done.stderr) == (0, f"{cwd}\n", "")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        ("VAULT_AUTH_METHOD", b"\xff", "the value is not UTF-8 text (VAULT_AUTH_METHOD)"),
+        ("CLOUDTASER_SECRET_PATHS", b"kv/\xff", "the value is not UTF-8 text (CLOUDTASER_SECRET_PATHS)"),
+        ("SHOWN", b"vault:kv/\xff#user", "vault:kv/\ufffd#user is not UTF-8 text (SHOWN)"),
+    ],
+)
+def test_bytes_that_are_no_text_are_refused_by_the_name_of_their_variable(
+    payload: Path, name: str, value: bytes, complaint: str
+) -> None:
+    environment = {
+        b"VAULT_ADDR": b"http://127.0.0.1:9",
+        b"CLOUDTASER_SECRET_PATHS": b"kv/app",
+        name.encode(): value,
+    }
+    done = subprocess.run(
+        [str(payload / "wrapper"), "/bin/true"], env=environment, capture_output=True, check=False
+    )
+    assert done.returncode == 78, done.stderr
+    assert json.loads(done.stderr)["event"].startswith(complaint)
+
+
 def test_nothing_but_the_program_itself_is_opened_at_the_start(payload: Path) -> None:
     done = subprocess.run(
         ["strace", "-f", "-e", "trace=file,execve", str(payload / "wrapper"), "/bin/true"],
