@@ -60,7 +60,7 @@ async def test_a_change_is_told_as_early_as_the_rate_allows_and_not_earlier() ->
         await written.first.wait()
         heart.soon()
         await written.enough.wait()
-        assert loop.time() - began >= every
+        assert loop.time() - began > every - 0.01  # uvloop counts in whole milliseconds
         stop.set()
         await running
 

@@ -189,7 +189,7 @@ async def test_at_a_fleet_a_party_comes_anew_and_elsewhere_it_stays() -> None:
                 stay=0.2,
                 on_parked=lambda: parked.append(loop.time()),
             )
-        assert loop.time() - parked[0] >= 0.1
+        assert loop.time() - parked[0] > 0.09  # uvloop counts in whole milliseconds
         async with asyncio.timeout(30):
             await visits[0].lost.wait()
         stays = asyncio.ensure_future(meet(address, Role.BRIDGE, ROOM, CLIENT, Recorder(), stay=0.01))
