@@ -261,7 +261,7 @@ async def test_bridges_that_ask_on_and_on_are_not_followed_more_often_than_it_is
         rig.renewal.hint(link)
         await rig.used(count)
         rig.renewal.hint(link)
-    assert asyncio.get_running_loop().time() - began >= 0.8
+    assert asyncio.get_running_loop().time() - began > 0.79  # uvloop counts in whole milliseconds
 
 
 async def test_a_rotation_is_followed_through_the_tunnel_and_never_forgotten(rig: Rig) -> None:

@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 
 #define PRELOAD "LD_PRELOAD="
@@ -189,15 +190,26 @@ number(const char **text)
     return found;
 }
 
+/* Whether a descriptor's file is as long as that: what is mapped behind its end ends the program when it is read. */
+static int
+holds(int descriptor, size_t size)
+{
+    struct stat about;
+    if (cloudtaser_failed(cloudtaser_call(SYS_fstat, descriptor, (long)&about, 0, 0, 0)))
+        return 0;
+    return about.st_size >= 0 && (uint64_t)about.st_size >= size;
+}
+
 /* Map what "descriptor:size" names; NULL where it is no segment. It can be written, as the strings of an environment can
  * (bash does so while it reads them): where values change that is memory shared with whoever was started since. */
 static struct segment *
 map_segment(int descriptor, size_t size)
 {
     struct segment *found = NULL;
-    if (size > sizeof *found)
-        found = cloudtaser_map(size, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor);
-    if (size > sizeof *found && !found) /* a sealed memfd: what is written is a copy */
+    if (size <= sizeof *found || !holds(descriptor, size))
+        return NULL;
+    found = cloudtaser_map(size, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor);
+    if (!found) /* a sealed memfd: what is written is a copy */
         found = cloudtaser_map(size, PROT_READ | PROT_WRITE, MAP_PRIVATE, descriptor);
     if (found && !is_segment(found, size)) {
         cloudtaser_call(SYS_munmap, (long)found, (long)size, 0, 0, 0);
