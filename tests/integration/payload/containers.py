@@ -182,25 +182,38 @@ class Container:
         subprocess.run(self.command("kill", self.name, str(number)), check=True, timeout=PATIENCE)
 
 
-def run_without_proc(
+@contextmanager
+def started_without_proc(
     root: Path, payload: Path, *command: str, environment: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """As PID 1 of namespaces of its own, in `root`, where nothing is mounted but the payload; to its end."""
+) -> Iterator[subprocess.Popen[str]]:
+    """As PID 1 of namespaces of its own, in `root`, where nothing is mounted but the payload."""
     inside = (
         'mount --bind "$1" "$1"; mount --bind "$2" "$1/cloudtaser"; mount -o remount,ro,bind "$1"; '
         'mount -o remount,ro,bind "$1/cloudtaser"; cd "$1"; shift 2; exec "$@"'
     )
     become = ["chroot", f"--userspec={USER}:{USER}", "--groups=", str(root)]
     alone = ["setpriv", "--no-new-privs", "unshare", "--pid", "--fork", "--mount", "--ipc", "--kill-child"]
-    return subprocess.run(
+    with subprocess.Popen(
         [*alone, "sh", "-ec", inside, "sh", str(root), str(payload), *become, ENTRY, *command],
         env={"PATH": os.environ["PATH"], **(environment or {})},
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def run_without_proc(
+    root: Path, payload: Path, *command: str, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """The same, to its end."""
+    with started_without_proc(root, payload, *command, environment=environment) as process:
+        output, errors = process.communicate(timeout=PATIENCE)
+    return subprocess.CompletedProcess([], process.returncode, output, errors)
 
 
 def told(output: str) -> dict[str, list[str]]:

@@ -20,6 +20,7 @@ from tests.integration.payload.containers import (
     Container,
     Images,
     run_without_proc,
+    started_without_proc,
     told,
 )
 
@@ -198,6 +199,35 @@ def test_it_works_without_proc_dev_and_tmp(
     assert "PGUSER=shop" in found["variable"]
     assert (found["parent"], found["proc"], found["user"]) == (["1"], ["absent"], [str(USER)])
     assert (found["writable"], found["no_new_privs"], found["capabilities"]) == (["no"], ["1"], ["0"])
+
+
+def test_without_proc_the_score_says_which_checks_it_had_to_skip(
+    images: Images, payload: Path, server: OpenBaoServer, tmp_path: Path
+) -> None:
+    root = images.root("empty")
+    done = run_without_proc(root, payload, "score")
+    assert done.returncode == 0, done.stderr
+    checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    unseen = "/sys/devices/system/cpu/vulnerabilities cannot be read"
+    assert {name: check["reason"] for name, check in checks.items() if check["state"] == "skip"} == {
+        "cpu_mitigations": unseen
+    }
+    assert checks["cpu_mitigations"]["points"] == 0
+
+    (root / "secrets" / "ca.pem").write_bytes(Path(str(server.ca_file)).read_bytes())
+    with started_without_proc(
+        root, payload, "--", APPLICATION, "wait", environment=settings(server)
+    ) as process:
+        assert process.stderr is not None
+        events = map(json.loads, process.stderr)
+        told_score = next(event for event in events if event["event"] == "protection score")
+    assert {line for line in told_score["missing"] if " skip: " in line} == {
+        f"cpu_mitigations skip: {unseen}",
+        "getenv_interposer skip: the application's maps and environ in /proc cannot be read",
+    }
+    # what needs no /proc is measured all the same
+    missing = " ".join(told_score["missing"])
+    assert not any(name in missing for name in ("memfd_secret", "mlock", "guard_pages", "token_protected"))
 
 
 def test_it_starts_from_any_place_and_directory(payload: Path, tmp_path: Path) -> None:
