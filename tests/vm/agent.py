@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.vm.orphans import tie
 from tests.vm.subjects import Victim
 
 SOCKET = "/run/cloudtaser/agent.sock"
@@ -65,7 +66,7 @@ class Agent:
             stderr=subprocess.STDOUT,
             text=True,
             env=self._settings,
-            preexec_fn=self._settle,
+            preexec_fn=self._settle(),
         )
         ready: queue.Queue[str] = queue.Queue()
         self._reader = threading.Thread(target=self._read, args=(process, ready), daemon=True)
@@ -80,9 +81,15 @@ class Agent:
             raise RuntimeError(f"the agent did not become ready:\n{''.join(self.said[-20:])}")
         return process
 
-    def _settle(self) -> None:
-        if self._cgroup:
-            (Path(self._cgroup) / "cgroup.procs").write_text("0")
+    def _settle(self) -> Callable[[], None]:
+        tied = tie()
+
+        def settle() -> None:
+            tied()
+            if self._cgroup:
+                (Path(self._cgroup) / "cgroup.procs").write_text("0")
+
+        return settle
 
     def _read(self, process: subprocess.Popen[str], ready: queue.Queue[str]) -> None:
         assert process.stdout is not None

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.vm.attacks.table import Subject
+from tests.vm.orphans import tie
 
 USER = 65532
 SECONDS = 330.0  # an attack has 30 by its own alarm, or 300 where it searches
@@ -115,14 +116,16 @@ class Crew:
         ours.settimeout(SECONDS)
         self.pod = pod
         self._control = ours
-        apart = ["unshare", "--pid", "--fork", "--mount-proc", "--uts", "--ipc"] if pod else []
+        apart = ["unshare", "--pid", "--kill-child", "--mount-proc", "--uts", "--ipc"] if pod else []
+        tied = tie()
 
         def settle() -> None:
+            tied()
             os.dup2(theirs.fileno(), 3)
             if cgroup is not None:
                 (cgroup / "cgroup.procs").write_text("0")
 
-        self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             [*apart, str(program), "serve"], stdin=subprocess.DEVNULL, pass_fds=(3,), preexec_fn=settle
         )
         theirs.close()
@@ -172,4 +175,4 @@ class Crew:
     def close(self) -> None:
         """End it, and with the pod's first process all that lives there."""
         self._control.close()
-        self._process.wait(SECONDS)
+        self.process.wait(SECONDS)

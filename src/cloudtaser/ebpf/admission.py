@@ -168,7 +168,7 @@ class Admission:
                 raise Refused(Refusal.NOT_ALLOWED, "the process has ended")
             if trouble & layout.NO_ROOM:
                 raise Refused(Refusal.LIMIT, "the kernel's map of protected tasks is full")
-            if guard.config.mode == Mode.ENFORCE or guard.config.kills:
+            if guard.config.mode == Mode.ENFORCE:
                 self._refuse_watched(guard, peer, trouble)
         except Refused:
             guard.ask(layout.ACTION_RELEASE, peer.pid, peer.pid_fd)

@@ -112,6 +112,8 @@ class Agent:
             known=self._outcome.known,
             hold=self._outcome.hold,
         )
+        if self._outcome.tier is Tier.KILL and config.mode == Mode.ENFORCE and not config.reactive_kill:
+            log("this kernel cannot deny: accesses are told, none is refused (REACTIVE_KILL, docs/ebpf.md)")
 
     def _base(self, guard: Guard) -> layout.Config:
         """What does not depend on the tier."""

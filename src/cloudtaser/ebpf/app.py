@@ -33,8 +33,9 @@ environment:
   ENFORCE_MODE            enforce (default; true) or detect (false): only tell
   GLOBAL_POLICY           off (default): ways without a target process, such as
                           loading modules, are refused to pods; node: to all
-  REACTIVE_KILL           true (default): where this kernel cannot deny, kill the
-                          offender; false: only tell
+  REACTIVE_KILL           where this kernel cannot deny (tier kill): false
+                          (default): only tell; true: kill who opens environ or
+                          mem, traces or reads memory, root's `ps -e` included
   LOG_ALL                 true: also tell of each child that inherits
   ALLOWED_EXECUTABLES     who may register: paths, measured at start, and
                           sha256:HEX, separated by commas
@@ -121,6 +122,8 @@ def _status(config: configuration.Config, *, tier_only: bool, as_json: bool) -> 
     finally:
         connection.close()
     print(tier if tier_only else json.dumps(found, indent=1) if as_json else _table(found))
+    if tier_only and found.get("mode") == "detect":
+        print("cloudtaser-ebpf: mode detect: accesses are told, none is refused", file=sys.stderr)
     return 0
 
 

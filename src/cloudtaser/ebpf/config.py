@@ -52,7 +52,7 @@ def read(environment: Mapping[str, str]) -> Config:
         health=_address("HEALTH_LISTEN_ADDR", environment.get("HEALTH_LISTEN_ADDR") or HEALTH),
         mode=_mode(environment.get("ENFORCE_MODE") or "enforce"),
         log_all=_flag(environment, "LOG_ALL", default=False),
-        reactive_kill=_flag(environment, "REACTIVE_KILL", default=True),
+        reactive_kill=_flag(environment, "REACTIVE_KILL", default=False),
         everyone=_choice(environment, "GLOBAL_POLICY", ("off", "node")) == "node",
         socket=_socket(environment.get("CLOUDTASER_AGENT_SOCKET", SOCKET)),
         pods=_flag(environment, "POD_SOCKETS", default=False),

@@ -53,7 +53,7 @@ U64: Final = struct.Struct("<Q")
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """`struct config`."""
+    """`struct config`; `kills` is `vectors.KILLS` in the tier `kill`, 0 in the others."""
 
     mode: int = Mode.DETECT
     kills: int = 0

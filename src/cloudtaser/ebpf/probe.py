@@ -74,7 +74,7 @@ def probe(
             continue
         enforces = guard.config.mode == layout.Mode.ENFORCE
         standings = vectors.standings(tier, guard.hooks, enforces=enforces)
-        standings |= dict.fromkeys(findings.missed, Standing.NOT_HERE)
+        standings |= dict.fromkeys(findings.missed & promised(tier, guard.hooks), Standing.NOT_HERE)
         return guard, Outcome(tier, standings, refused | guard.refused, findings.stopped)
     if not os.path.exists(BTF):
         refused["btf"] = f"this kernel has no {BTF}: no program of ours fits it"
@@ -90,10 +90,19 @@ def _pinned(pins: Path | None) -> frozenset[str]:
 
 
 def configuration(base: layout.Config, tier: Tier, mode: layout.Mode, *, kills: bool) -> layout.Config:
-    """`base` with what the tier needs: where nothing can be denied, who must not kill only sees."""
+    """`base` with what the tier needs: where nothing can be denied, who must not kill only sees.
+
+    Which vectors end an offender is told even then: the self-test's attackers are ended in every mode.
+    """
     if tier is not Tier.KILL:
         return replace(base, mode=mode, kills=0, numbers=0)
-    return replace(base, mode=mode if kills else layout.Mode.DETECT, kills=1, numbers=1)
+    return replace(base, mode=mode if kills else layout.Mode.DETECT, kills=vectors.KILLS, numbers=1)
+
+
+def promised(tier: Tier, hooks: frozenset[str]) -> frozenset[int]:
+    """What the self-test must find stopped: it cannot see that an access was told of."""
+    found = vectors.standings(tier, hooks, enforces=True)
+    return frozenset(number for number, standing in found.items() if standing is Standing.HOLDS)
 
 
 def self_test(guard: Guard) -> Findings:

@@ -41,8 +41,10 @@ class Standing(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Vector:
-    """One way. `needs` are hooks, all of them (`a|b`: one of the two); `kill` what the tier `kill` does about
-    it.
+    """One way. `needs` are hooks, all of them (`a|b`: one of the two).
+
+    `kill` is what the tier `kill` does about it where it may (`REACTIVE_KILL`): the offender ends where the
+    way gives out the process's contents, and is told of where it does not, because monitors go that way too.
     """
 
     number: int
@@ -55,7 +57,8 @@ class Vector:
 
 def _proc(number: int, name: str) -> Vector:
     needs = ("file_open", "ptrace_access_check")
-    return Vector(number, f"/proc/PID/{name}", Kind.DENIED, needs, kill=Standing.HOLDS)
+    kill = Standing.HOLDS if name in _CONTENTS else Standing.DETECTS
+    return Vector(number, f"/proc/PID/{name}", Kind.DENIED, needs, kill=kill)
 
 
 def _access(
@@ -69,25 +72,29 @@ def _subject(number: int, name: str, *needs: str, error: str = "EPERM") -> Vecto
 
 
 PROC_FILES: Final = (
-    "environ",
-    "mem",
-    "maps",
-    "smaps",
-    "smaps_rollup",
-    "numa_maps",
-    "pagemap",
-    "auxv",
-    "stack",
-    "syscall",
-    "io",
-    "coredump_filter",
+    "environ",  # contents
+    "mem",  # contents
+    "maps",  # addresses and names of files; pmap, profilers, crash reporters
+    "smaps",  # sizes; memory monitors
+    "smaps_rollup",  # sizes; memory monitors (smem, ps_mem)
+    "numa_maps",  # sizes; numastat, numad
+    "pagemap",  # which pages are there, never what is in them; cAdvisor writes clear_refs
+    "auxv",  # addresses, and the kernel's data on the processor
+    "stack",  # of the kernel: names of its functions; hang detectors
+    "syscall",  # the number, six registers: pointers to memory, not the memory
+    "io",  # counters; pidstat, iotop, every exporter
+    "coredump_filter",  # a bit mask
 )
+_TASK_FILES: Final = "task/TID/*, by dirfd, O_PATH, another proc mount"
+# What gives out contents below /proc/PID; 13 is true of these two, as there the file's own vector
+# decides. Listings (fd, fdinfo, map_files) name files: a kubelet lists fd of every process.
+_CONTENTS: Final = frozenset({"environ", "mem", _TASK_FILES})
 
 _DUMP: Final = "dump_vfs_coredump|dump_do_coredump"
 
 VECTORS: Final[tuple[Vector, ...]] = (
     *(_proc(number, name) for number, name in enumerate(PROC_FILES, start=1)),
-    _proc(13, "task/TID/*, by dirfd, O_PATH, another proc mount"),
+    _proc(13, _TASK_FILES),
     _proc(14, "fd"),
     _proc(15, "fdinfo"),
     _proc(16, "map_files"),
@@ -99,9 +106,12 @@ VECTORS: Final[tuple[Vector, ...]] = (
     _access(22, "process_vm_writev"),
     _access(23, "CAP_PERFMON after a refusal", "capable"),
     _access(24, "pidfd_getfd"),
-    _access(25, "kcmp, get_robust_list"),
-    _access(26, "move_pages, migrate_pages", "task_movememory"),
-    _access(27, "process_madvise, process_mrelease", "capable"),
+    # whether two descriptors are one, and an address
+    _access(25, "kcmp, get_robust_list", kill=Standing.DETECTS),
+    # where pages are; numad and migratepages of numactl
+    _access(26, "move_pages, migrate_pages", "task_movememory", kill=Standing.DETECTS),
+    # advice; memory managers
+    _access(27, "process_madvise, process_mrelease", "capable", kill=Standing.DETECTS),
     Vector(28, "perf_event_open", Kind.DENIED, ("perf_event_alloc",), "EPERM", Standing.HOLDS),
     Vector(29, "prlimit", Kind.DENIED, ("task_setrlimit",)),
     Vector(30, "signals that make a core or open an inspector", Kind.DENIED, ("task_kill",)),
@@ -115,7 +125,14 @@ VECTORS: Final[tuple[Vector, ...]] = (
         kill=Standing.NOT_HERE,
     ),
     Vector(33, "/proc/PID/* by io_uring", Kind.DENIED, ("file_open", "ptrace_access_check")),
-    _access(34, "gdb, gcore, strace, ltrace, jmap, jcmd, py-spy, criu", "file_open", "task_kill"),
+    # those that trace or read memory end as above; jmap and jcmd send a signal (30)
+    _access(
+        34,
+        "gdb, gcore, strace, ltrace, jmap, jcmd, py-spy, criu",
+        "file_open",
+        "task_kill",
+        kill=Standing.DETECTS,
+    ),
     Vector(35, "our maps, programs and links by id", Kind.DENIED, ("bpf_map", "bpf_prog", "bpf_call")),
     Vector(36, "our pins", Kind.DENIED, ("inode_unlink", "inode_rename", "sb_umount")),
     _subject(37, "foreign BPF and uprobes", "bpf_prog_load|bpf_load", "locked_down", "perf_event_alloc"),
@@ -140,6 +157,15 @@ VECTORS: Final[tuple[Vector, ...]] = (
     Vector(44, "cgroup migration", Kind.SEEN, ("life_cgroup",), "", Standing.DETECTS),
     Vector(45, "exfiltration by the protected process itself", Kind.NONE, (), ""),
     Vector(46, "swap, zram, kdump", Kind.NONE, (), ""),
+)
+
+_AT_REGISTRATION: Final = 41  # holds before there is an offender
+
+# a bit for each vector whose offender the tier `kill` ends; `struct config` has room for those below 32
+KILLS: Final = sum(
+    1 << vector.number
+    for vector in VECTORS
+    if vector.kill is Standing.HOLDS and vector.number != _AT_REGISTRATION
 )
 
 BY_NUMBER: Final = {vector.number: vector for vector in VECTORS}

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.vm.orphans import tie
+
 PATIENCE = 60.0
 POD = "1b4e28ba-2fa1-11d2-883f-0016d3cca427"
 CONTAINER = "ab" * 32
@@ -58,6 +60,7 @@ def agent() -> Iterator[subprocess.Popen[str]]:
         "EBPF_PIN_PATH": "off",
         "HEALTH_LISTEN_ADDR": "127.0.0.1:0",
         "POD_SOCKETS": "true",
+        "REACTIVE_KILL": "true",
     }
     process = subprocess.Popen(
         [sys.executable, "-m", "cloudtaser.ebpf.app"],
@@ -65,6 +68,7 @@ def agent() -> Iterator[subprocess.Popen[str]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=tie(),
     )
     assert process.stderr is not None
     assert any('"ready"' in line for line in iter(process.stderr.readline, ""))
@@ -77,9 +81,14 @@ def agent() -> Iterator[subprocess.Popen[str]]:
 def test_a_pod_registers_by_the_socket_in_its_own_network_namespace(
     agent: subprocess.Popen[str], cgroup: Path
 ) -> None:
-    enter = f'echo $$ > {cgroup}/cgroup.procs; exec unshare --net --pid --fork --mount-proc {PYTHON} -c "$0"'
+    apart = "unshare --net --pid --kill-child --mount-proc"
+    enter = f'echo $$ > {cgroup}/cgroup.procs; exec {apart} {PYTHON} -c "$0"'
     pod = subprocess.Popen(
-        ["sh", "-c", enter, WRAPPER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ["sh", "-c", enter, WRAPPER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=tie(),
     )
     assert pod.stdout is not None
     assert agent.stdout is not None

@@ -14,7 +14,7 @@ def test_nothing_set_enforces_on_loopback_and_lets_nobody_register() -> None:
     assert found.mode is Mode.ENFORCE
     assert found.health == ("127.0.0.1", 9090)
     assert found.executables == ()
-    assert found.reactive_kill
+    assert not found.reactive_kill
     assert not found.everyone
 
 

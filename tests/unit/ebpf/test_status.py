@@ -49,6 +49,7 @@ def test_what_the_self_test_cannot_show_is_not_believed() -> None:
 def test_who_must_not_kill_only_sees_where_nothing_can_be_denied() -> None:
     assert configuration(Config(), Tier.KILL, Mode.ENFORCE, kills=False).mode == Mode.DETECT
     assert configuration(Config(), Tier.KILL, Mode.ENFORCE, kills=True).mode == Mode.ENFORCE
+    assert configuration(Config(), Tier.KILL, Mode.ENFORCE, kills=True).kills == vectors.KILLS
     denies = configuration(Config(kills=1), Tier.LSM, Mode.ENFORCE, kills=True)
     assert (denies.mode, denies.kills) == (Mode.ENFORCE, 0)
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from cloudtaser.ebpf import tiers
+from cloudtaser.ebpf import layout, tiers
 from cloudtaser.ebpf.guard import OBJECT
 from cloudtaser.ebpf.libbpf import Object
 from cloudtaser.ebpf.tiers import hook, kernel_function, programs, refused_program
 from cloudtaser.ebpf.vectors import (
+    KILLS,
     NAMES,
     VECTORS,
     WATCHED,
@@ -84,9 +85,30 @@ def test_no_tier_no_vector() -> None:
 
 def test_the_tier_kill_says_only_what_it_does() -> None:
     found = standings(Tier.KILL, frozenset(), enforces=True)
-    for number in (17, 20, 23, 29, 30, 31, 32, 33, 35, 36, 37, 38, 39, 40, 42, 43, 45, 46):
-        expected = Standing.NOT_HERE if number != 23 else Standing.HOLDS
-        assert found[number] is expected, number
+    holds = {1, 2, 13, 18, 19, 21, 22, 23, 24, 28, 41}
+    not_here = {17, 20, 29, 30, 31, 32, 33, 35, 36, 37, 38, 39, 40, 42, 43, 45, 46}
+    for number, standing in found.items():
+        otherwise = Standing.NOT_HERE if number in not_here else Standing.DETECTS
+        assert standing is (Standing.HOLDS if number in holds else otherwise), number
+
+
+def test_the_tier_kill_ends_who_reads_contents_and_nobody_who_monitors() -> None:
+    assert {number for number in range(64) if KILLS >> number & 1} == {1, 2, 13, 18, 19, 21, 22, 23, 24, 28}
+    sizes = ("maps", "smaps", "smaps_rollup", "numa_maps", "pagemap", "clear_refs", "auxv", "io")
+    for name in (*sizes, "stack", "syscall", "personality", "coredump_filter", "fd", "fdinfo", "map_files"):
+        assert not KILLS >> NAMES[name] & 1, name
+
+
+def test_the_kernels_field_has_room_for_every_vector_that_kills() -> None:
+    assert layout.Config.parse(layout.Config(kills=KILLS).pack()).kills == KILLS
+
+
+def test_the_document_says_of_each_vector_what_the_tier_kill_does() -> None:
+    text = (ROOT / "docs/ebpf.md").read_text()
+    said = {int(n): kill for n, kill in re.findall(r"^\| (\d+) \|.*\| ([^|]*) \|$", text, re.MULTILINE)}
+    words = {Standing.HOLDS: {"yes", "on it"}, Standing.DETECTS: {"seen"}, Standing.NOT_HERE: {"no", "shown"}}
+    for vector in VECTORS:
+        assert said[vector.number] in words[vector.kill], vector.number
 
 
 def test_names_fit_the_kernels_key_and_lead_to_a_vector() -> None:

@@ -168,7 +168,7 @@ static __always_inline int judge_proc_file(struct file *file, struct inode *inod
 	struct trace *trace;
 	struct call call = {};
 	char name[16] = {};
-	__u32 tgid, vector;
+	__u32 tgid, file_vector, vector;
 
 	if (!task)
 		return 0;
@@ -179,8 +179,8 @@ static __always_inline int judge_proc_file(struct file *file, struct inode *inod
 	if (!guard)
 		return 0;
 	dentry = BPF_CORE_READ(file, f_path.dentry);
-	vector = vector_of_name(dentry, name);
-	if (!vector)
+	file_vector = vector = vector_of_name(dentry, name);
+	if (!file_vector)
 		return 0;
 	c = configuration();
 	if (!c)
@@ -194,7 +194,8 @@ static __always_inline int judge_proc_file(struct file *file, struct inode *inod
 		if (trace)
 			trace->told = tgid;
 	}
-	return refuse(c, vector, task, guard, call.number, 0, name);
+	/* whichever way the file was reached, what it holds decides */
+	return refuse_as(c, file_vector, vector, task, guard, call.number, 0, name);
 }
 
 /* bind-mounted namespaces and those of unprotected members: by the namespace's own number */

@@ -50,7 +50,7 @@ struct guard {
 
 struct config {
 	__u32 mode;
-	__u32 kills;       /* the kernel cannot deny: SIGKILL ends the offender */
+	__u32 kills;       /* the kernel cannot deny: a bit for each vector below 32 whose offender SIGKILL ends; 0: it can */
 	__u32 everyone;    /* vectors without a target bind every subject, not only those in a scope */
 	__u32 log_all;     /* tell of every child that inherits protection */
 	__u32 agent_tgid;  /* 0: none lives */
@@ -397,19 +397,31 @@ static __always_inline void tell(__u32 vector, __u32 verdict, struct task_struct
 	bpf_ringbuf_submit(e, 0);
 }
 
-/* the dummy process of the agent's self-test is defended in every mode */
+/* the dummy process of the agent's self-test is defended in every mode; where that means a kill, from the agent's own
+ * attackers only */
 #define SELF_TEST 0xffffffffU
 
 static __always_inline bool enforces(struct config *c, struct guard *guard)
 {
-	return c->mode == MODE_ENFORCE || (guard && guard->registration == SELF_TEST);
+	if (c->mode == MODE_ENFORCE)
+		return 1;
+	if (!guard || guard->registration != SELF_TEST)
+		return 0;
+	return !c->kills || BPF_CORE_READ(bpf_get_current_task_btf(), real_parent, tgid) == c->agent_tgid;
 }
 
-/* tells of an access, and gives what the hook returns: -EPERM, or 0 where it is only to be seen */
-static __always_inline int refuse(struct config *c, __u32 vector, struct task_struct *target, struct guard *guard,
-				  __s32 number, __u64 argument, const void *name)
+/* where nothing can be denied, only who is about to have contents dies for it; monitors go on (ebpf/vectors.py) */
+static __always_inline bool spares(struct config *c, __u32 rule)
 {
-	if (!enforces(c, guard)) {
+	return c->kills && (rule > 31 || !(c->kills >> rule & 1));
+}
+
+/* tells of an access as `vector`, judges it as `rule`, and gives what the hook returns: -EPERM, or 0 where it is only
+ * to be seen */
+static __always_inline int refuse_as(struct config *c, __u32 rule, __u32 vector, struct task_struct *target,
+				     struct guard *guard, __s32 number, __u64 argument, const void *name)
+{
+	if (!enforces(c, guard) || spares(c, rule)) {
 		tell(vector, DETECTED, target, guard, number, argument, name);
 		return 0;
 	}
@@ -420,6 +432,12 @@ static __always_inline int refuse(struct config *c, __u32 vector, struct task_st
 	}
 	tell(vector, DENIED, target, guard, number, argument, name);
 	return -EPERM;
+}
+
+static __always_inline int refuse(struct config *c, __u32 vector, struct task_struct *target, struct guard *guard,
+				  __s32 number, __u64 argument, const void *name)
+{
+	return refuse_as(c, vector, vector, target, guard, number, argument, name);
 }
 
 #endif
