@@ -6,7 +6,7 @@ a template's buffer.
 
 from cloudtaser.wrapper.buffers import Span
 from cloudtaser.wrapper.config import Config
-from cloudtaser.wrapper.delivery import Values, check
+from cloudtaser.wrapper.delivery import MAX_FILES, Values, check
 from cloudtaser.wrapper.envmap import EnvMapError, SecretPath, assign
 from cloudtaser.wrapper.errors import ConfigError
 from cloudtaser.wrapper.rendering import render
@@ -32,6 +32,12 @@ def compose(config: Config, secrets: list[Secret]) -> tuple[Values, list[str]]:
         if not (config.override and reference.name in values.spans):
             _put(values, reference, config, secrets)
             values.replaced.add(reference.name)
+    if config.override and len(values.files) > MAX_FILES:  # else the container's own values win over some
+        raise ConfigError(
+            f"{len(values.files)} values as files, of at most {MAX_FILES}",
+            on="CLOUDTASER_ENV_MAP",
+            fix="map those that are needed",
+        )
     return values, warnings
 
 

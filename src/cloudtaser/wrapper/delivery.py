@@ -12,6 +12,7 @@ from cloudtaser.wrapper.config import strip
 from cloudtaser.wrapper.envmap import EnvMapError
 
 MAX_VARIABLE = 131_071  # Linux: MAX_ARG_STRLEN, one string with its final zero
+MAX_FILES = 48  # each is a descriptor that the application has
 
 
 class Environment:

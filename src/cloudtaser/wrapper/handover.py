@@ -16,13 +16,12 @@ import sys
 from cloudtaser.wrapper import extension, target
 from cloudtaser.wrapper.buffers import Span
 from cloudtaser.wrapper.config import Config
-from cloudtaser.wrapper.delivery import Environment, Values
+from cloudtaser.wrapper.delivery import MAX_FILES, Environment, Values
 from cloudtaser.wrapper.errors import ConfigError, DeliveryError
 from cloudtaser.wrapper.log import Log
 from cloudtaser.wrapper.segment import GENERATION_AT, VARIABLE, Segment
 
 LIBRARY = "libcloudtaser.so"
-MAX_FILES = 48
 _FIRST_FILE = 100  # scripts take single digits, shells a few above ten
 _PRELOAD = b"LD_PRELOAD"
 _LOADER = ("LD_", "CLOUDTASER_")

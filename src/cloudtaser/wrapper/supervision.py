@@ -115,9 +115,9 @@ class Supervision:
             self._prove(values, now)
             self._is_told = True
             return [
-                Command(INFORM, "secrets changed: the application is told by SIGHUP"),
                 Command(RENEW, values),
                 Command(SEND, _signal.SIGHUP),
+                Command(INFORM, "secrets changed: the application is told by SIGHUP"),
             ]
         return self._stop(values, now)
 
@@ -200,14 +200,19 @@ class Supervision:
         self._attempts = 0
         self._has_run = True
 
-    def not_started(self, code: int, now: float) -> list[Command]:
+    def not_started(self, code: int, now: float, *, undelivered: bool = False) -> list[Command]:
         """START made no process, as there may be too many at the moment; `code` is for the end.
 
-        Before an application ever ran, that is the end; later it is tried again for a while.
+        Before an application ever ran, that is the end; later it is tried again for a while. `undelivered`:
+        it is the new values that cannot be handed over, so those before are.
         """
         self._attempts += 1
         if not self._has_run or self._attempts >= _START_ATTEMPTS:
             return [Command(EXIT, code)]
+        if undelivered and self._current is not self._good:
+            self._pending, self._state = self._good, _RETRYING
+            self._deadline, self._on_probation = now, False
+            return [Command(WARN, "the new values cannot be delivered: back to the values before")]
         self._pending, self._state = self._current, _RETRYING
         self._deadline, self._on_probation = now + _START_PAUSE, False
         return []

@@ -169,7 +169,10 @@ class Supervisor:
             self._pid = self._application.start(self._environment(values), foreground=foreground)
         except (CommandError, DeliveryError) as error:
             self._log.error(error.diagnostic())
-            self._carry_out(self._supervision.not_started(error.code, self._loop.now()))
+            undelivered = isinstance(error, DeliveryError)
+            self._carry_out(
+                self._supervision.not_started(error.code, self._loop.now(), undelivered=undelivered)
+            )
         else:
             self._supervision.started()
 

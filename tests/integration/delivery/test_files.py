@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.delivery.looking import CANARY, application, environ, open_files, secret_files
-from tests.integration.wrapper_vault import Vault
+from tests.integration.wrapper_vault import QUICK, Vault
 from tests.unit.wrapper.launch import PREFIX_WITHOUT_EXTENSION, Wrapped
 
 READ_TWICE = """
@@ -74,5 +74,24 @@ def test_more_files_than_descriptors_is_one_clear_line(vault: Vault) -> None:
     vault.put("secret/data/crowd", **{f"field{number}": "x" for number in range(60)})
     settings = vault.settings("secret/data/crowd", CLOUDTASER_DELIVERY="file")
     with Wrapped("true", settings=settings) as wrapped:
-        assert wrapped.event("60 values as files, of at most 48")
-        assert wrapped.wait() == 69
+        assert "(CLOUDTASER_ENV_MAP)" in str(wrapped.event("60 values as files, of at most 48")["event"])
+        assert wrapped.wait() == 78
+
+
+@pytest.mark.parametrize("override", ["true", "false"])
+def test_more_files_than_descriptors_later_cost_the_application_nothing_but_a_restart(
+    vault: Vault, override: str
+) -> None:
+    vault.put("secret/data/growing", field="x")
+    settings = QUICK | vault.settings(
+        "secret/data/growing", CLOUDTASER_DELIVERY="file", CLOUDTASER_OVERRIDE=override
+    )
+    with Wrapped("sh", "-c", "cat $FIELD; echo; exec sleep 1000", settings=settings) as wrapped:
+        assert wrapped.line() == "x"
+        vault.put("secret/data/growing", **{f"field{number}": "y" for number in range(60)})
+        if override == "true":
+            assert wrapped.event("the application keeps the values it has")
+        else:
+            assert wrapped.event("the new values cannot be delivered: back to the values before")
+            assert wrapped.line() == "x"
+        assert wrapped.process.poll() is None

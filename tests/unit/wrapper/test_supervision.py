@@ -247,6 +247,20 @@ def test_a_restart_that_never_gets_a_process_ends_after_a_while(supervision: Sup
     assert now == 30
 
 
+def test_new_values_that_cannot_be_delivered_give_way_to_those_before(supervision: Supervision) -> None:
+    supervision.started()
+    rotate(supervision, "new", 0)
+    assert quiet(supervision.not_started(69, 1, undelivered=True)) == []
+    assert supervision.tick(1) == [Command(START, "old")]
+    supervision.started()
+    assert supervision.exited(3, 2) == [Command(EXIT, 3)]
+
+
+def test_what_is_told_by_sighup_is_said_once_it_is_true(listener: Supervision) -> None:
+    told = [command.kind for command in listener.values("new", 5)]
+    assert told == [RENEW, SEND, INFORM]
+
+
 def test_a_first_start_that_gets_no_process_is_the_end(supervision: Supervision) -> None:
     assert supervision.not_started(126, 1) == [Command(EXIT, 126)]
 
