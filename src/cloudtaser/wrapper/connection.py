@@ -117,9 +117,12 @@ def _load(variable: str, load: "Callable[[], None]") -> None:
     try:
         load()
     except (OSError, ValueError) as error:
-        reason = (
-            error.strerror if isinstance(error, OSError) and error.strerror else "it is not what it should be"
-        )
+        reason = "it is not what it should be"
+        if isinstance(error, _ssl.SSLError):  # whose own text ends in a line of C
+            word = getattr(error, "reason", None)
+            reason = f"there is no usable PEM in it ({word})" if word else "there is no usable PEM in it"
+        elif isinstance(error, OSError) and error.strerror:
+            reason = error.strerror
         raise ConfigError(f"cannot be used: {reason}", on=variable) from None
 
 

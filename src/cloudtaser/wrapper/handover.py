@@ -205,6 +205,10 @@ def _file(span: Span, *, sealed: bool) -> int:
         number += 1
     try:
         posix.dup2(made, number, inheritable=False)
+    except OSError:
+        raise DeliveryError(
+            f"no value as a file: descriptor {number} is not allowed", fix="raise RLIMIT_NOFILE (ulimit -n)"
+        ) from None
     finally:
         posix.close(made)
     return number

@@ -9,7 +9,7 @@ import pytest
 
 from tests.integration.delivery.looking import CANARY, application, environ, open_files, secret_files
 from tests.integration.wrapper_vault import QUICK, Vault
-from tests.unit.wrapper.launch import PREFIX_WITHOUT_EXTENSION, Wrapped
+from tests.unit.wrapper.launch import PREFIX, PREFIX_WITHOUT_EXTENSION, Wrapped
 
 READ_TWICE = """
 import os, sys
@@ -95,3 +95,12 @@ def test_more_files_than_descriptors_later_cost_the_application_nothing_but_a_re
             assert wrapped.event("the new values cannot be delivered: back to the values before")
             assert wrapped.line() == "x"
         assert wrapped.process.poll() is None
+
+
+def test_a_limit_of_descriptors_that_is_too_low_is_one_clear_line(vault: Vault) -> None:
+    vault.put("secret/data/limited", field="x")
+    settings = vault.settings("secret/data/limited", CLOUDTASER_DELIVERY="file")
+    limited = ["sh", "-c", 'ulimit -n 64; exec "$@"', "sh", *PREFIX]
+    with Wrapped("true", settings=settings, prefix=limited) as wrapped:
+        assert wrapped.event("no value as a file: descriptor 100 is not allowed; raise RLIMIT_NOFILE")
+        assert wrapped.wait() == 69

@@ -7,6 +7,7 @@ import _thread
 import errno
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,7 @@ from cloudtaser.wrapper.addresses import Endpoint
 from cloudtaser.wrapper.buffers import Buffer
 from cloudtaser.wrapper.config import Config
 from cloudtaser.wrapper.connection import Connection, Trust, connect
-from cloudtaser.wrapper.errors import UnavailableError
+from cloudtaser.wrapper.errors import ConfigError, UnavailableError
 from cloudtaser.wrapper.loop import Loop
 from cloudtaser.wrapper.resolve import Address, resolve
 
@@ -117,6 +118,21 @@ def test_a_process_that_may_have_no_further_thread_tries_again_later(monkeypatch
     loop = Loop()
     with pytest.raises(UnavailableError, match="cannot be started"):
         loop.run(loop.spawn(resolve(loop, "localhost", 1, loop.now() + 5)))
+
+
+@pytest.mark.parametrize("content", ["", "root:x:0:0", "-----BEGIN CERTIFICATE-----\n!\n"])
+@pytest.mark.parametrize("name", ["VAULT_CACERT", "VAULT_CLIENT_CERT"])
+def test_a_file_without_a_certificate_is_named_in_words(tmp_path: Path, name: str, content: str) -> None:
+    config = Config()
+    (tmp_path / "file").write_text(content)
+    if name == "VAULT_CACERT":
+        config.ca_file = str(tmp_path / "file")
+    else:
+        config.client_cert = config.client_key = str(tmp_path / "file")
+    with pytest.raises(ConfigError) as caught:
+        Trust(config, Endpoint("vault.example", 443, tls=True, broker=False)).context()
+    assert (caught.value.on, ".c:" in str(caught.value)) == (name, False)
+    assert "there is no usable PEM in it" in str(caught.value)
 
 
 def test_openssl_is_told_to_wipe_what_it_decrypted() -> None:
