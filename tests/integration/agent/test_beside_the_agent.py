@@ -14,6 +14,7 @@ import pytest
 
 from cloudtaser.demo.ports import free_port
 from tests.unit.wrapper.launch import PREFIX, SOURCE, Wrapped
+from tests.vm.orphans import tie
 
 WAIT = ("sh", "-c", "echo started; trap 'exit 0' TERM; while :; do sleep 0.05; done")
 START = "from cloudtaser.ebpf.app import main; raise SystemExit(main())"
@@ -40,6 +41,7 @@ class NodeAgent:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            preexec_fn=tie(),
         )
 
     def __enter__(self) -> Self:
@@ -61,7 +63,7 @@ class NodeAgent:
 def test_the_agent_protects_the_wrapper_and_does_not_take_it_for_an_offender(
     settings: dict[str, str], place: Path
 ) -> None:
-    """A wrapper that looked at its application's /proc would be killed in tier kill."""
+    """A wrapper that looked at its application's /proc would be told of, and might be killed in tier kill."""
     required = settings | {"CLOUDTASER_EBPF": "required"}
     with NodeAgent(place) as first, Wrapped(*WAIT, settings=required) as wrapper:
         entry = wrapper.event("the node's agent protects this process")
@@ -76,7 +78,10 @@ def test_the_agent_protects_the_wrapper_and_does_not_take_it_for_an_offender(
         assert first.status()["registrations"] == 1
         first.process.terminate()
         wrapper.event("the agent is looked for")
-        first.process.communicate(timeout=60)
+        said, _ = first.process.communicate(timeout=60)
+        events = [json.loads(line) for line in said.splitlines() if '"vector"' in line]
+        mine = [event for event in events if event["source"]["pid"] == wrapper.process.pid]
+        assert [event["verdict"] for event in mine] == ["registered"]
         with NodeAgent(place) as second:
             wrapper.event("protects this process again")
             assert second.status()["registrations"] == 1
