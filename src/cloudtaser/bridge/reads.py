@@ -132,6 +132,9 @@ class ReadKeeper:
             found, self._version = await self._records.reads_of(self._fingerprint, self._bridge_id)
             if found is not None:
                 log.merge(found)
+        if not self._version and not await self._records.is_registered(self._fingerprint):
+            log.forget()  # deregistered a moment ago: whoever took its records away will not come again
+            return
         record = log.record(self._bridge_id)
         log.taken()
         try:

@@ -246,6 +246,13 @@ class Records:
         """The registration and its version, (None, 0) without one."""
         return await self._read(self._layout.registered(fingerprint), Registered)
 
+    async def is_registered(self, fingerprint: str) -> bool:
+        """Whether there is a registration, be it damaged."""
+        try:
+            return await self.registered(fingerprint) is not None
+        except ProtocolError:
+            return True
+
     async def write_registered(self, record: Registered, cas: int) -> int:
         """Write a registration; CasConflict unless `cas` is the current version."""
         return await self._write(self._layout.registered(record.fingerprint), record, cas)

@@ -98,6 +98,10 @@ class Store:
         self.version = 0
         self.writes = 0
         self.down = False
+        self.registered = True
+
+    async def is_registered(self, _: str) -> bool:
+        return self.registered
 
     async def reads_of(self, *_: str) -> tuple[Reads | None, int]:
         if self.down:
@@ -181,6 +185,18 @@ async def test_what_was_listed_and_forgotten_at_a_reset_does_not_come_back() -> 
     found, _ = await store.reads_of()
     assert found is not None
     assert found.paths.keys() == {"secret/data/shop/after"}
+
+
+async def test_nothing_is_begun_for_a_cluster_that_was_deregistered() -> None:
+    store = Store()
+    bridge = Bridge(store)
+    store.registered = False
+    await bridge.read(DB, NOW)
+    assert (store.record, store.writes) == (None, 0)
+    store.registered = True
+    await bridge.read("secret/data/shop/anew", NOW + 60)
+    assert store.record is not None
+    assert store.record.paths.keys() == {"secret/data/shop/anew"}, "another registration's are its own"
 
 
 async def test_two_processes_of_one_name_lose_no_path() -> None:
