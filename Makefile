@@ -5,6 +5,7 @@ PY := .venv/bin/python
 DEMO_ARGS ?=
 TEST_ARGS ?=
 PAYLOAD_DIR ?= dist/payload
+PAYLOAD_FORM ?= musl
 WRAPPER_TESTS := $(wildcard tests/integration/test_wrapper_*.py) tests/integration/sealed tests/integration/agent
 
 .PHONY: help
@@ -40,7 +41,7 @@ test-kernel-all: ## the same with everything under every kernel; writes docs/ebp
 .PHONY: payload
 payload: ## the wrapper's payload for containers, into PAYLOAD_DIR
 	@tools/prepare payload
-	@images/wrapper/build $(PAYLOAD_DIR)
+	@images/wrapper/build --form $(PAYLOAD_FORM) $(PAYLOAD_DIR)
 
 .PHONY: payload-wheel
 payload-wheel: ## the same as a wheel, into dist/
