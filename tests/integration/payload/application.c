@@ -55,6 +55,7 @@ static int wait_for_signal(void)
     sigset_t all;
     int number = 0;
     sigfillset(&all);
+    sigdelset(&all, SIGURG); /* Go sends it to its own threads: the container may start with one of runc pending */
     sigprocmask(SIG_BLOCK, &all, NULL);
     puts("ready");
     fflush(stdout);

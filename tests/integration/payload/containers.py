@@ -177,9 +177,14 @@ class Container:
                 )
                 process.kill()
 
-    def signal(self, number: int) -> None:
-        """To PID 1, as a runtime does."""
-        subprocess.run(self.command("kill", self.name, str(number)), check=True, timeout=PATIENCE)
+    def signal(self, number: int, runtime: subprocess.Popen[str]) -> None:
+        """To PID 1, once the application runs. Not by `runc kill`, which may not know the container yet."""
+        for children in Path(f"/proc/{runtime.pid}/task").glob("*/children"):
+            for child in children.read_text().split():
+                if Path(f"/proc/{child}/status").read_text().partition("NSpid:")[2].split()[1] == "1":
+                    os.kill(int(child), number)
+                    return
+        raise AssertionError("the container has no PID 1")
 
 
 @contextmanager

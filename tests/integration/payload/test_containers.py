@@ -182,7 +182,7 @@ def test_orphans_are_reaped_and_signals_arrive(images: Images, payload: Path, tm
         with container.started() as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
-            container.signal(int(number))
+            container.signal(int(number), process)
             assert process.stdout.readline() == f"signal {int(number)}\n"
             assert process.wait(60) == int(number)
 
