@@ -90,12 +90,14 @@ def default_filter() -> dict[str, Any]:
 
 
 class Container:
-    """One container: the payload is mounted read-only, the wrapper is PID 1. Shares the host's network."""
+    """One container: the payload is mounted read-only where the image does not hold it, the wrapper is PID 1.
+    Shares the host's network.
+    """
 
     def __init__(
         self,
         root: Path,
-        payload: Path,
+        payload: Path | None,
         directory: Path,
         *command: str,
         environment: dict[str, str] | None = None,
@@ -107,7 +109,7 @@ class Container:
         self._bundle = directory / self.name
         self._state = directory / "runc"
         self._bundle.mkdir()
-        binds = {"/cloudtaser": payload, **(mounts or {})}
+        binds = {**({"/cloudtaser": payload} if payload else {}), **(mounts or {})}
         configuration = {
             "ociVersion": "1.0.2",
             "process": {
