@@ -186,7 +186,7 @@ class _Containerd:
     async def load(self, archive: bytes) -> None:
         """Make an image known to pods."""
         await asyncio.to_thread(
-            _run, [*self._ctr(), "images", "import", "--local", "-"], given=archive, strict=True
+            _run, [*self._ctr(), "images", "import", "-"], given=archive, strict=True
         )
 
     async def stop(self) -> None:
