@@ -20,12 +20,12 @@ demo: ## the whole chain on this machine (DEMO_ARGS=--keep leaves it running)
 .PHONY: test
 test: ## unit tests and the tests against real counterparts
 	@tools/prepare test
-	$(PY) -m pytest tests -m "not slow and not kernel" $(TEST_ARGS)
+	$(PY) -m pytest tests -m "not slow and not kernel and not cluster" $(TEST_ARGS)
 
 .PHONY: test-slow
 test-slow: ## the suites that take longer: faults, load, kills at every step
 	@tools/prepare test
-	$(PY) -m pytest tests -m "slow and not kernel" $(TEST_ARGS)
+	$(PY) -m pytest tests -m "slow and not kernel and not cluster" $(TEST_ARGS)
 
 .PHONY: test-kernel
 test-kernel: ## kernel enforcement in virtual machines, under kernels of their own
@@ -37,6 +37,21 @@ test-kernel-all: ## the same with everything under every kernel; writes docs/ebp
 	@tools/prepare kernel
 	CLOUDTASER_KERNELS=all $(PY) -m pytest tests/vm -m kernel $(TEST_ARGS)
 	$(PY) -m tests.vm.tables
+
+.PHONY: cluster-up
+cluster-up: ## a Kubernetes of one node on this machine, for trying things in
+	@tools/prepare cluster
+	@$(PY) -m tests.cluster up
+
+.PHONY: cluster-down
+cluster-down: ## end it
+	@tools/prepare cluster
+	@$(PY) -m tests.cluster down
+
+.PHONY: test-cluster
+test-cluster: ## tests in a Kubernetes of one node, which is compiled first
+	@tools/prepare cluster
+	$(PY) -m pytest tests/cluster -m cluster $(TEST_ARGS)
 
 .PHONY: payload
 payload: ## the wrapper's payload for containers, into PAYLOAD_DIR

@@ -2,7 +2,8 @@
 
     python -m tests.cluster up | down
 
-`up` starts a keeper in the background, which runs the cluster until `down` ends it, and prints where its kubeconfig is.
+`up` starts a keeper in the background, which runs the cluster until `down` ends it, and prints where its
+kubeconfig is.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def _down() -> int:
 
 
 def _keeper() -> int:
-    """The keeper's process id, 0 where none runs: a number that another process has now counts for nothing."""
+    """The keeper's process id, 0 where none runs; a number that another process has now counts for none."""
     try:
         number, started = _KEEPER.read_text().split()
         return int(number) if _start_time(int(number)) == started else 0

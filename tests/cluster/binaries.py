@@ -1,10 +1,11 @@
-"""The Kubernetes programs of the tests' cluster: compiled once from the Go module `k8s.io/kubernetes`, then kept.
+"""The Kubernetes programs of the tests' cluster: compiled once from the Go module `k8s.io/kubernetes`,
+then kept.
 
-`control_plane` and `node` start them. Nobody distributes these programs through a package registry, but the module
-proxy has their source: `kubernetes/main.go` is all of them in one binary, etcd included, because a single link is what
-a small machine can afford. The compiler is the very one that `GO` names, fetched as a module too, so that an old Go of
-the distribution is enough to begin with. What was built lies in the user's cache directory under a hash of all that
-went into it.
+`control_plane` and `node` start them. Nobody distributes these programs through a package registry, but the
+module proxy has their source: `kubernetes/main.go` is all of them in one binary, etcd included, because a
+single link is what a small machine can afford. The compiler is the very one that `GO` names, fetched as a
+module too, so that an old Go of the distribution is enough to begin with. What was built lies in the user's
+cache directory under a hash of all that went into it.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _BUILD_TIMEOUT: Final = 3600.0
 
 
 def programs() -> Path:
-    """The directory that holds `PROGRAMS`, built now where no earlier run left it. Raises UnavailableError."""
+    """The directory that holds `PROGRAMS`, built where no earlier run left it. Raises UnavailableError."""
     place = _cache() / f"{KUBERNETES}-{_fingerprint()}"
     place.parent.mkdir(parents=True, exist_ok=True)
     with (place.parent / "lock").open("w") as lock:  # of two at once the second waits, and finds it done
@@ -61,7 +62,9 @@ def _fingerprint() -> str:
 def _architecture() -> str:
     machine = platform.machine()
     if machine not in _ARCHITECTURES:
-        raise ConfigError(f"no Kubernetes is built for {machine}", fix="use amd64 or arm64, or set KUBECONFIG")
+        raise ConfigError(
+            f"no Kubernetes is built for {machine}", fix="use amd64 or arm64, or set KUBECONFIG"
+        )
     return _ARCHITECTURES[machine]
 
 

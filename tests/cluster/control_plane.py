@@ -1,8 +1,8 @@
 """A real control plane: etcd, kube-apiserver, kube-controller-manager, kube-scheduler.
 
-The tests of the operator, the webhook and the CLI run against it on loopback; where pods are to run, `node` adds a
-kubelet, and all of it lives in a network of its own. Every port is free when taken, every file lies in one directory,
-every request is in the audit log.
+The tests of the operator, the webhook and the CLI run against it on loopback; where pods are to run, `node`
+adds a kubelet, and all of it lives in a network of its own. Every port is free when taken, every file lies
+in one directory, every request is in the audit log.
 """
 
 from __future__ import annotations

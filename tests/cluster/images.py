@@ -1,7 +1,7 @@
 """Images for the tests' pods, made from files: no registry on the internet is needed, none is asked.
 
-`node` imports what `image_archive` returns. The archive is an OCI image layout in a tar file (OCI image-spec 1.0), with
-one layer, which containerd and skopeo read.
+`node` imports what `image_archive` returns. The archive is an OCI image layout in a tar file (OCI image-
+spec 1.0), with one layer, which containerd and skopeo read.
 """
 
 from __future__ import annotations

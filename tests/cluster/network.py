@@ -1,7 +1,7 @@
 """The cluster's own network: a network namespace, and one cable from this machine into it.
 
-`node` puts the whole cluster there, so that its packet filter rules, its bridge and its pods' addresses touch nothing
-of this machine's, and this machine plays the EU site at the other end of the cable.
+`node` puts the whole cluster there, so that its packet filter rules, its bridge and its pods' addresses
+touch nothing of this machine's, and this machine plays the EU site at the other end of the cable.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""The one node of the tests' cluster: containerd and a kubelet that run real pods, and kube-proxy for Services.
+"""The one node of the tests' cluster: containerd and a kubelet that run real pods, and kube-proxy for
+Services.
 
-Everything is in the cluster's own `Network`; this machine reaches it over the cable. Needs root, and from Debian:
-containerd, runc, the CNI plugins, dnsmasq and iptables. Settings that are not Kubernetes' defaults are those that a
-machine with hybrid control groups (version 1 and 2 side by side) and without the right to raise limits needs.
+Everything is in the cluster's own `Network`; this machine reaches it over the cable. Needs root, and from
+Debian: containerd, runc, the CNI plugins, dnsmasq and iptables. Settings that are not Kubernetes' defaults
+are those that a machine with hybrid control groups (version 1 and 2 side by side) and without the right to
+raise limits needs.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from tests.cluster.images import image_archive
 from tests.cluster.network import Network
 
 _PAUSE: Final = "tests.invalid/pause:1"
-_NODE_PODS: Final = "10.88.0.0/24"  # the first part of POD_RANGE, which the controller manager hands out first
+_NODE_PODS: Final = (
+    "10.88.0.0/24"  # the first part of POD_RANGE, which the controller manager hands out first
+)
 _BRIDGE: Final = "ctpods0"
 _TIMEOUT: Final = 120.0  # seconds
 _HERE: Final = Path(__file__).parent
@@ -176,7 +180,9 @@ class _Containerd:
         config = directory / "containerd.toml"
         config.write_text(_settings(directory, self.socket, networks))
         self._process = PartProcess(
-            "containerd", [*network.inside, "containerd", "--config", str(config)], directory / "containerd.log"
+            "containerd",
+            [*network.inside, "containerd", "--config", str(config)],
+            directory / "containerd.log",
         )
 
     async def start(self) -> None:
@@ -185,9 +191,7 @@ class _Containerd:
 
     async def load(self, archive: bytes) -> None:
         """Make an image known to pods."""
-        await asyncio.to_thread(
-            _run, [*self._ctr(), "images", "import", "-"], given=archive, strict=True
-        )
+        await asyncio.to_thread(_run, [*self._ctr(), "images", "import", "-"], given=archive, strict=True)
 
     async def stop(self) -> None:
         """End every container, then containerd."""

@@ -1,8 +1,9 @@
-"""The tests' cluster is a real one: it admits, schedules and runs pods, and its API server's word on a token counts."""
+"""The tests' cluster is a real one: it admits, schedules and runs pods, and its API server's word on a
+token counts.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.chain_tools import eventually
 from tests.cluster.binaries import KUBERNETES
 from tests.cluster.images import image_archive
 from tests.cluster.node import Cluster
@@ -33,14 +35,16 @@ int main(void) { printf("process %d, user %d\\n", getpid(), getuid()); return 7;
 """
 
 
-async def phase(cluster: Cluster, pod: str, *wanted: str) -> dict[str, Any]:
-    """The pod's status once its phase is one of those."""
-    async with asyncio.timeout(120):
-        while True:
-            status: dict[str, Any] = (await cluster.control_plane.get("pod", pod))["status"]
-            if status["phase"] in wanted:
-                return status
-            await asyncio.sleep(0.2)
+async def ended(cluster: Cluster, pod: str) -> dict[str, Any]:
+    """The status of a pod that has ended."""
+    status: dict[str, Any] = {}
+
+    async def has_ended() -> bool:
+        status.update((await cluster.control_plane.get("pod", pod))["status"])
+        return status["phase"] in ("Succeeded", "Failed")
+
+    await eventually(has_ended, f"the pod {pod} ends", timeout=120, every=0.3)
+    return status
 
 
 async def test_it_is_the_release_that_it_says(cluster: Cluster) -> None:
@@ -65,7 +69,7 @@ async def test_a_restricted_pod_runs_and_its_exit_code_is_told(cluster: Cluster,
             "spec": {"restartPolicy": "Never", "containers": [container]},
         }
     )
-    status = await phase(cluster, "hello", "Succeeded", "Failed")
+    status = await ended(cluster, "hello")
     assert status["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 7
     assert await cluster.control_plane.kubectl("logs", "hello") == "process 1, user 65532\n"
 
@@ -86,10 +90,12 @@ async def test_a_token_is_bound_to_its_audience_and_reviewed(cluster: Cluster) -
 
 async def test_every_request_is_in_the_audit_log(cluster: Cluster) -> None:
     await cluster.control_plane.kubectl("get", "secrets", "-A")
-    async with asyncio.timeout(30):
-        while not any(
+
+    async def told() -> bool:
+        return any(
             event["objectRef"].get("resource") == "secrets" and event["verb"] == "list"
             for event in cluster.control_plane.audited()
             if event["user"]["username"] == "admin" and "objectRef" in event
-        ):
-            await asyncio.sleep(0.1)
+        )
+
+    await eventually(told, "the request is in the audit log")
