@@ -85,6 +85,9 @@ class OpenBao:
     async def registered(self, _: str) -> Registered | None:
         return self.record
 
+    async def is_registered(self, _: str) -> bool:
+        return True
+
     async def reads_of(self, *_: str) -> tuple[Reads | None, int]:
         return self.reads, 0 if self.reads is None else 1
 
