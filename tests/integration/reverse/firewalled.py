@@ -115,7 +115,7 @@ async def run(namespace: str, broker: str, bridge: str, change: list[list[str]])
             seen["asked"] = sorted(set(chain.apiserver.audit))
             assert chain.bridge is not None
             seen["listening"] = listening(chain.bridge.pid)
-            ports = (chain.openbao.port, chain.openbao.port + 1)  # the second for its own cluster
+            ports = (chain.openbao.port, chain.openbao.cluster_port)
             seen["openbao"] = sorted(f"tcp 0100007F:{port:04X}" for port in ports)
             seen["out to elsewhere"] = await attempt(broker, 444, chain.there)
             seen["in to openbao"] = await attempt(bridge, chain.openbao.port, [])
