@@ -103,8 +103,9 @@ async def ensure_successor(
         if not fault:
             steps.fine(namespace, f"{mount}/issuer/{begun.id}", f"the next {name}")
             return begun
-        keep = frozenset(issuer.id for issuer in existing) - {begun.id}
-        await forget_issuers(steps, namespace, mount, keep, f"the next {name} {fault}")
+        faulty = begun.id
+        why = f"the next {name} {fault}"
+        await forget_issuers(steps, namespace, mount, lambda issuer: issuer.id != faulty, why)
     why = f"make the next {name}, 10 years, its key inside OpenBao"
     return await make_issuer(steps, namespace, mount, name, follows, why)
 

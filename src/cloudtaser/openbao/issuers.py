@@ -7,6 +7,7 @@ to follow the recorded one; what is neither may go.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -100,18 +101,31 @@ async def use_issuer(steps: Steps, namespace: str, mount: str, issuer: Issuer, w
         await steps.do("POST", namespace, path, why, {"default": issuer.id})
 
 
+def stays(pem: str, fingerprint: str) -> Callable[[Issuer], bool]:
+    """What is kept beside a recorded CA (`fingerprint`: SHA-256 of its DER, hex): its own issuer, and one
+    that was made to follow it, by whichever run."""
+    follows = successor_name(fingerprint)
+    return lambda issuer: issuer.bears(pem) or issuer.name == follows
+
+
 async def unneeded(
-    steps: Steps, namespace: str, mount: str, keep: frozenset[str]
+    steps: Steps, namespace: str, mount: str, keep: Callable[[Issuer], bool]
 ) -> tuple[list[Issuer], list[str]]:
-    """Issuers other than those of the ids in `keep`, and keys that belong to no issuer but those."""
-    issuers = await list_issuers(steps, namespace, mount)
-    kept = {issuer.key_id for issuer in issuers if issuer.id in keep}
+    """Issuers that are not to be kept, and keys that belong to no issuer that is.
+
+    Keys are listed before issuers: whatever another run makes meanwhile has its issuer judged, and its key is
+    not among those that are looked at.
+    """
     keys = await _key_info(steps, namespace, f"{mount}/keys")
-    return [issuer for issuer in issuers if issuer.id not in keep], [key for key in keys if key not in kept]
+    issuers = await list_issuers(steps, namespace, mount)
+    kept = {issuer.key_id for issuer in issuers if keep(issuer)}
+    return [issuer for issuer in issuers if not keep(issuer)], [key for key in keys if key not in kept]
 
 
-async def forget_issuers(steps: Steps, namespace: str, mount: str, keep: frozenset[str], why: str) -> None:
-    """Delete every issuer of the mount but those of the ids in `keep`, and every key that only they had."""
+async def forget_issuers(
+    steps: Steps, namespace: str, mount: str, keep: Callable[[Issuer], bool], why: str
+) -> None:
+    """Delete every issuer of the mount but those to be kept, and every key that only they had."""
     issuers, keys = await unneeded(steps, namespace, mount, keep)
     for issuer in issuers:
         await steps.do("DELETE", namespace, f"{mount}/issuer/{issuer.id}", why)

@@ -19,7 +19,7 @@ from cloudtaser.openbao.authorities import Authority, describe, ensure_successor
 from cloudtaser.openbao.client import OpenBao
 from cloudtaser.openbao.clock import server_time
 from cloudtaser.openbao.clusters import not_registered, open_layout
-from cloudtaser.openbao.issuers import forget_issuers, list_issuers, successor_name, use_issuer
+from cloudtaser.openbao.issuers import forget_issuers, stays, use_issuer
 from cloudtaser.openbao.layout import Layout, Space
 from cloudtaser.openbao.logins import close, still_closed
 from cloudtaser.openbao.records import PathRead, Reads, Records, Registered, instant
@@ -183,11 +183,7 @@ async def replace_authorities(
 async def forget_others(steps: Steps, space: Space, mount: str, authority: Authority | None) -> None:
     """Delete every CA of the mount but this one, and one that another run has follow it just now; in a dry
     run all that are there."""
-    issuers = await list_issuers(steps, space.namespace, mount)
-    keep = frozenset[str]()
-    if authority is not None:
-        follows = successor_name(authority.fingerprint)
-        keep = frozenset(i.id for i in issuers if i.bears(authority.pem) or i.name == follows)
+    keep = stays(authority.pem, authority.fingerprint) if authority is not None else lambda _: False
     why = "nothing is signed under the former CA any more"
     await forget_issuers(steps, space.namespace, mount, keep, why)
 

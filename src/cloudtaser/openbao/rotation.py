@@ -8,6 +8,7 @@ yet recorded, and deletes one that no record names any more (spec/wire.md, "CA r
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -23,8 +24,7 @@ from cloudtaser.openbao.clusters import not_registered, open_layout
 from cloudtaser.openbao.issuers import (
     Issuer,
     forget_issuers,
-    list_issuers,
-    successor_name,
+    stays,
     unneeded,
     use_issuer,
 )
@@ -193,7 +193,7 @@ class _Run:
 
     async def left_over(self) -> bool:
         """Whether a mount holds what only a rotation that an earlier run ended can have left behind."""
-        for mount, keep in await self._kept():
+        for mount, keep in self._kept():
             issuers, keys = await unneeded(self._steps, self._space.namespace, mount, keep)
             if issuers or keys:
                 return True
@@ -201,7 +201,7 @@ class _Run:
 
     async def clean_up(self) -> None:
         """Delete the CAs that no record names any more."""
-        for mount, keep in await self._kept():
+        for mount, keep in self._kept():
             why = "forget what no registration names any more"
             await forget_issuers(self._steps, self._space.namespace, mount, keep, why)
 
@@ -209,15 +209,9 @@ class _Run:
         used = usage.usage(self._recorded, await self._records.sightings(), self._now)
         return Rotation(self._recorded, state, used, tuple(waiting or ()), tuple(self._steps.actions))
 
-    async def _kept(self) -> list[tuple[str, frozenset[str]]]:
-        """By mount the ids of the recorded issuer and of one that was made to follow it."""
-        kept = []
-        for mount, _, pem in self._mounts:
-            follows = successor_name(describe(pem).fingerprint)
-            issuers = await list_issuers(self._steps, self._space.namespace, mount)
-            keep = frozenset(i.id for i in issuers if i.bears(pem) or i.name == follows)
-            kept.append((mount, keep))
-        return kept
+    def _kept(self) -> list[tuple[str, Callable[[Issuer], bool]]]:
+        """By mount what stays: the recorded issuer, and one that was made to follow it."""
+        return [(mount, stays(pem, describe(pem).fingerprint)) for mount, _, pem in self._mounts]
 
     async def _obstacles(self) -> list[str]:
         used = usage.usage(self._recorded, await self._records.sightings(), self._now)

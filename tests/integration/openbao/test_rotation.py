@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -14,6 +15,8 @@ from cryptography.hazmat.primitives import hashes
 
 from cloudtaser.demo.openbao import DevServer
 from cloudtaser.errors import CloudtaserError, NotAuthorisedError
+from cloudtaser.openbao import issuers as issuing
+from cloudtaser.openbao.authorities import describe
 from cloudtaser.openbao.bridge_token import make_bridge_token
 from cloudtaser.openbao.client import CasConflict, OpenBao
 from cloudtaser.openbao.layout import Layout
@@ -21,7 +24,7 @@ from cloudtaser.openbao.pki import PkiRole, new_key, sign
 from cloudtaser.openbao.records import Records, instant
 from cloudtaser.openbao.registration import register
 from cloudtaser.openbao.rotation import Rotation, RotationState, rotate_authorities
-from cloudtaser.openbao.steps import Action
+from cloudtaser.openbao.steps import Action, Steps
 from cloudtaser.openbao.usage import pod_ca_short, tunnel_ca_short
 from cloudtaser.wire.names import bridge_uri, parse_successor
 from tests.integration.openbao.support import (
@@ -356,6 +359,31 @@ async def test_of_two_runs_at_once_one_is_told_so_and_no_harm_is_done(
     await assert_under_way(root, cluster)
 
 
+async def test_what_another_run_makes_while_one_cleans_up_stays_with_its_key(
+    server: DevServer, root: OpenBao, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = await initialised_cluster(server, root)
+    mount, where = cluster.space.pki_tunnel, cluster.space.namespace
+    pem = (await recorded(root, cluster)).tunnel_ca
+    steps, ca = Steps(root), describe(pem)
+    listed = issuing._key_info
+    made: list[issuing.Issuer | None] = []
+
+    async def listed_and_then(*arguments: Any) -> Any:
+        found = await listed(*arguments)
+        if not made:  # between this listing and the next
+            made.append(None)
+            name = issuing.successor_name(ca.fingerprint)
+            made[0] = await issuing.make_issuer(steps, where, mount, "tunnel CA", name, "another run's")
+        return found
+
+    monkeypatch.setattr(issuing, "_key_info", listed_and_then)
+    await issuing.forget_issuers(steps, where, mount, issuing.stays(pem, ca.fingerprint), "one run's")
+    assert made[0] is not None
+    assert made[0].id in await issuers(root, cluster, mount)
+    assert made[0].key_id in await keys(root, cluster, mount)
+
+
 async def test_an_unknown_cluster_and_a_weak_token_get_one_clear_line(
     server: DevServer, root: OpenBao, layout: Layout, cluster: RegisteredCluster
 ) -> None:
@@ -365,8 +393,8 @@ async def test_an_unknown_cluster_and_a_weak_token_get_one_clear_line(
     async with OpenBao(server.address, token=made.token) as bridge:
         with pytest.raises(NotAuthorisedError) as refused:
             await rotate_authorities(bridge, cluster.fingerprint, layout=cluster.layout)
-    assert "pki-tunnel/issuer/" in refused.value.diagnostic()
-    assert "grant read" in refused.value.diagnostic()
+    assert "pki-tunnel/keys" in refused.value.diagnostic()
+    assert "grant list" in refused.value.diagnostic()
 
 
 def test_rotate_exits_3_while_it_waits_and_0_when_it_has_ended(run: Run) -> None:
