@@ -10,6 +10,7 @@ import asyncio
 import ipaddress
 import json
 import os
+import random
 import socket
 import ssl
 from collections.abc import Mapping
@@ -32,8 +33,8 @@ Json = dict[str, Any]
 
 MAX_ANSWER: Final = 16 * 1024 * 1024  # bytes; far above any answer of ours, far below memory
 MAX_CONNECTIONS: Final = 16
-_UPGRADE_WAIT: Final = 5.0  # seconds that a KV v2 mount may take from its creation to its first write
-_UPGRADE_POLL: Final = 0.05
+_PASSING_WAIT: Final = 5.0  # seconds that a refusal may last which passes (OpenBaoError.passes)
+_PASSING_PAUSE: Final = (0.02, 0.1)  # seconds between tries: apart, so that writers do not meet again
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,7 @@ class OpenBao:
         if self._token is not None:
             headers["X-Vault-Token"] = self._token.reveal_text()
         url = URL(f"{self.address}/v1/{quote(path, safe='/')}", encoded=True).update_query(query or {})
-        give_up = asyncio.get_running_loop().time() + _UPGRADE_WAIT
+        give_up = asyncio.get_running_loop().time() + _PASSING_WAIT
         while True:
             status, raw = await self._exchange(method, url, headers, body)
             answer = _parse(raw, self.address)
@@ -148,7 +149,7 @@ class OpenBao:
             error = error_for(status, method, path, space, answer, address=self.address)
             if not error.passes or asyncio.get_running_loop().time() > give_up:
                 raise error
-            await asyncio.sleep(_UPGRADE_POLL)
+            await asyncio.sleep(random.uniform(*_PASSING_PAUSE))
 
     async def find(self, path: str, *, namespace: str | None = None) -> Json | None:
         """What a GET answers under `data`, or None where nothing is."""

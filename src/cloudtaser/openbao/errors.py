@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from cloudtaser.errors import CloudtaserError, NotAuthorisedError, UnavailableError
 
+_PASSING: Final = ((400, "Upgrading from non-versioned"), (500, "transaction commit failed"))
 _MAX_MESSAGE: Final = 300  # characters of the server's own words that a line repeats
 _CAPABILITY: Final = {
     "GET": "read",
@@ -35,8 +36,14 @@ class OpenBaoError(CloudtaserError):
 
     @property
     def passes(self) -> bool:
-        """Whether the same request succeeds in a moment: a KV v2 mount that is still being prepared."""
-        return self.status == 400 and any("Upgrading from non-versioned" in text for text in self.messages)
+        """Whether the same request succeeds in a moment, and this one changed nothing.
+
+        A KV v2 mount may still be in preparation; a storage transaction may have lost against another that
+        wrote the same entry, as when two bridges store a cluster's keys at once.
+        """
+        return any(
+            self.status == status and said in text for status, said in _PASSING for text in self.messages
+        )
 
 
 class NotFoundError(OpenBaoError):

@@ -46,6 +46,19 @@ async def test_kv_values_come_back_as_they_were_written(root: OpenBao, cluster: 
     assert answer["data"]["data"] == value
 
 
+async def test_writers_of_one_entry_at_once_all_succeed(root: OpenBao, cluster: RegisteredCluster) -> None:
+    """OpenBao fails a storage transaction that another overtook, and leaves it to the caller to repeat it."""
+    path, keys = f"auth/{cluster.space.jwt}/config", {"jwt_validation_pubkeys": [cluster.public_key()]}
+    for _ in range(10):
+        await asyncio.gather(
+            *(root.request("POST", path, namespace=cluster.space.namespace, body=keys) for _ in range(8))
+        )
+    stored = await root.request("GET", path, namespace=cluster.space.namespace)
+    assert [text.strip() for text in stored["data"]["jwt_validation_pubkeys"]] == [
+        cluster.public_key().strip()
+    ]
+
+
 async def test_a_check_and_set_that_comes_too_late_is_a_conflict(
     root: OpenBao, cluster: RegisteredCluster
 ) -> None:
