@@ -149,7 +149,7 @@ class OpenBao:
             error = error_for(status, method, path, space, answer, address=self.address)
             if not error.passes or asyncio.get_running_loop().time() > give_up:
                 raise error
-            await asyncio.sleep(random.uniform(*_PASSING_PAUSE))
+            await asyncio.sleep(random.uniform(*_PASSING_PAUSE))  # noqa: S311 - jitter
 
     async def find(self, path: str, *, namespace: str | None = None) -> Json | None:
         """What a GET answers under `data`, or None where nothing is."""
