@@ -1,12 +1,12 @@
-"""The webhook configurations: the two objects by which an API server learns whom to ask, about what, and what to
-do without an answer.
+"""The webhook configurations: the two objects by which an API server learns whom to ask, about what, and
+what to do without an answer.
 
-The chart renders the same objects, and a test holds the two together; tests against an API server take them from
-here with the URL of a server on loopback.
+The chart renders the same objects, and a test holds the two together; tests against an API server take them
+from here with the URL of a server on loopback.
 
 Which entry a pod meets is decided by its namespace alone, so that no pod is asked about twice: the label
-`cloudtaser.io/enforce=required` leads to the entries that fail closed, everything else to the others. The entries
-call different paths, which is how the server knows whether a failure means a refusal or a warning.
+`cloudtaser.io/enforce=required` leads to the entries that fail closed, everything else to the others. The
+entries call different paths, which is how the server knows whether a failure means a refusal or a warning.
 """
 
 from __future__ import annotations

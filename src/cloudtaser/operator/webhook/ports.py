@@ -1,8 +1,8 @@
 """Ports: what the webhook needs of the rest of the operator, and nothing beyond.
 
-Given to `service.Webhook` by whoever wires the program: over the API server and registries in production, over
-plain data in unit tests. All but `entrypoints` answer from memory, so that an admission waits for one thing at
-most.
+Given to `service.Webhook` by whoever wires the program: over the API server and registries in production,
+over plain data in unit tests. All but `entrypoints` answer from memory, so that an admission waits for one
+thing at most.
 """
 
 from __future__ import annotations

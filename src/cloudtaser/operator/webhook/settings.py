@@ -1,7 +1,7 @@
 """The webhook's settings: what the chart says for every pod, checked once at start.
 
-Made by whoever wires the manager. A pod's annotations and a CloudTaserConfig come before these (spec/operator.md,
-"Controllers": annotation, then CloudTaserConfig, then chart).
+Made by whoever wires the manager. A pod's annotations and a CloudTaserConfig come before these
+(spec/operator.md, "Controllers": annotation, then CloudTaserConfig, then chart).
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class WebhookSettings:
     wrapper_image: str
     """By digest where fail-closed namespaces are to mean anything."""
     vault_address: str = f"broker://{BROKER_SERVICE}:8443"
-    """`VAULT_ADDR` of pods that name none: `broker://host:port`, or `https://host[:port]` without a broker."""
+    """`VAULT_ADDR` of pods that name none: `broker://host:port`, or `https://host[:port]` without a
+    broker."""
     vault_role: str = "default"
     vault_auth_method: Literal["kubernetes", "token"] = "kubernetes"
     vault_auth_mount: str = ""
@@ -70,7 +71,8 @@ class WebhookSettings:
     wrapper_pull_policy: str = ""
     wrapper_resources: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: WRAPPER_RESOURCES)
     image_volumes: bool = False
-    """Whether every node mounts images as volumes (Kubernetes 1.35; containerd 2.1): then no init container."""
+    """Whether every node mounts images as volumes (Kubernetes 1.35; containerd 2.1): then no init
+    container."""
     s3proxy_image: str = ""
     s3proxy_resources: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: S3PROXY_RESOURCES)
     architecture: str = "amd64"
