@@ -21,6 +21,7 @@ from typing import Final
 
 from cloudtaser.errors import CloudtaserError
 from tests.cluster import binaries
+from tests.cluster.leftovers import start_time, sweep
 from tests.cluster.node import Cluster
 
 _PLACE: Final = Path(".cache") / "cluster"
@@ -78,7 +79,8 @@ def _up() -> int:
 def _down() -> int:
     keeper = _keeper()
     if not keeper:
-        print("no cluster runs")
+        left = sweep()
+        print(f"no cluster runs; removed what was left of {', '.join(left)}" if left else "no cluster runs")
         return 0
     os.kill(keeper, signal.SIGTERM)
     deadline = time.monotonic() + _DOWN_TIMEOUT
@@ -87,6 +89,7 @@ def _down() -> int:
             print(f"cluster: process {keeper} does not end; see {_LOG}", file=sys.stderr)
             return 1
         time.sleep(_POLL)
+    sweep()  # had it been killed meanwhile
     shutil.rmtree(_PLACE, ignore_errors=True)
     return 0
 
@@ -95,17 +98,13 @@ def _keeper() -> int:
     """The keeper's process id, 0 where none runs; a number that another process has now counts for none."""
     try:
         number, started = _KEEPER.read_text().split()
-        return int(number) if _start_time(int(number)) == started else 0
+        return int(number) if start_time(int(number)) == started else 0
     except (OSError, ValueError):
         return 0
 
 
-def _start_time(process: int) -> str:
-    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
-
-
 async def _keep() -> None:
-    _KEEPER.write_text(f"{os.getpid()} {_start_time(os.getpid())}")
+    _KEEPER.write_text(f"{os.getpid()} {start_time(os.getpid())}")
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)

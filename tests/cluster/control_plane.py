@@ -32,6 +32,7 @@ ISSUER: Final = "https://kubernetes.default.svc.cluster.local"
 NODE: Final = "n1"
 _READY_TIMEOUT: Final = 120.0  # seconds
 _KUBECTL_TIMEOUT: Final = 60.0
+_READ_TIMEOUT: Final = 10.0
 _AUDIT_POLICY: Final = {
     "apiVersion": "audit.k8s.io/v1",
     "kind": "Policy",
@@ -119,19 +120,37 @@ class ControlPlane:
             "apply", "-f", "-", given=json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
         )
 
+    async def read(self, path: str) -> Any:
+        """What the API server has at `path`; None where it has nothing. Raises UnavailableError."""
+        return await asyncio.to_thread(self._read, path)
+
     def audited(self) -> list[dict[str, Any]]:
         """The audit log so far, an event a request."""
         lines = self.audit_log.read_text().splitlines(keepends=True) if self.audit_log.exists() else []
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def _answers(self, path: str) -> bool:
+        try:
+            with self._open(path) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    def _read(self, path: str) -> Any:
+        try:
+            with self._open(path) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            if error.code == 404:
+                return None
+            raise UnavailableError(f"the API server answered {error.code}", on=path) from None
+        except OSError as error:
+            raise UnavailableError(f"the API server does not answer: {error}", on=path) from None
+
+    def _open(self, path: str) -> Any:
         context = ssl.create_default_context(cafile=str(self.identities.ca))
         context.load_cert_chain(*self._admin)
-        try:
-            with urllib.request.urlopen(self.server + path, timeout=5.0, context=context) as answer:
-                return bool(answer.status == 200)
-        except (urllib.error.URLError, TimeoutError, ConnectionError, ssl.SSLError):
-            return False
+        return urllib.request.urlopen(self.server + path, timeout=_READ_TIMEOUT, context=context)
 
     async def _has_defaults(self) -> bool:
         """Whether namespaces get their ServiceAccount: pods are refused before."""

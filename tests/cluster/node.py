@@ -1,8 +1,9 @@
 """The one node of the tests' cluster: containerd and a kubelet that run real pods, and kube-proxy for
 Services.
 
-Everything is in the cluster's own `Network`; this machine reaches it over the cable. Needs root, and from
-Debian: containerd, runc, the CNI plugins, dnsmasq and iptables. Settings that are not Kubernetes' defaults
+Everything is in the cluster's own `Network`, its DNS too (`names`); this machine reaches it over the cable,
+at whose end the `registry` is. Needs root, and from Debian: containerd, runc, the CNI plugins, dnsmasq,
+docker-registry and iptables. Settings that are not Kubernetes' defaults
 are those that a machine with hybrid control groups (version 1 and 2 side by side) and without the right to
 raise limits needs.
 """
@@ -12,23 +13,20 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
 from cloudtaser.demo.ports import free_port
-from cloudtaser.demo.process import PartProcess
+from cloudtaser.demo.process import PartProcess, together
 from cloudtaser.errors import UnavailableError
 from tests.cluster.control_plane import DNS_SERVICE, NODE, POD_RANGE, ControlPlane
+from tests.cluster.identities import Identities
 from tests.cluster.images import image_archive
+from tests.cluster.names import Names
 from tests.cluster.network import Network
+from tests.cluster.registry import HOST, Registry
+from tests.cluster.runtime import PAUSE, Containerd, run
 
-_PAUSE: Final = "tests.invalid/pause:1"
-_NODE_PODS: Final = (
-    "10.88.0.0/24"  # the first part of POD_RANGE, which the controller manager hands out first
-)
-_BRIDGE: Final = "ctpods0"
 _TIMEOUT: Final = 120.0  # seconds
 _HERE: Final = Path(__file__).parent
 
@@ -38,8 +36,7 @@ class Cluster:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.network = Network()
-        self._mounted: list[Path] = []
+        self.network = Network(directory)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -52,32 +49,36 @@ class Cluster:
         """Until the node is Ready. Raises UnavailableError with the last words of whoever is not."""
         self.network.start()
         try:
+            address = self.network.host_address
+            self.outside = Identities(self.directory / "outside")
+            self.registry = Registry(self.directory / "registry", address, self.outside)
             self.control_plane = ControlPlane(self.directory / "control-plane", self.network)
-            self.runtime = _Containerd(self.directory / "containerd", self.network)
-            await self.runtime.start()
-            await self.runtime.load(_pause_image(self.directory))
-            await self.control_plane.start()
+            self.runtime = Containerd(
+                self.directory / "containerd", self.network, {HOST: self.registry.hosts_file()}
+            )
+            self.names = Names(self.directory / "names", self.network, self.control_plane)
+            self.names.add(HOST, address)
+            await together(self._start_runtime(), self.registry.start(), self.control_plane.start())
             self.kubelet, self.proxy = self._kubelet(), self._proxy()
             self.kubelet.start()
             self.proxy.start()
-            await self.kubelet.wait_until(self._is_ready, "a Ready node", _TIMEOUT)
+            await together(
+                self.names.start(), self.kubelet.wait_until(self._is_ready, "a Ready node", _TIMEOUT)
+            )
         except BaseException:
             await self.stop()
             raise
 
     async def stop(self) -> None:
-        """The kubelet before the API server, the pods before containerd."""
-        for part in ("kubelet", "proxy"):
+        """The kubelet before the API server, what is left of the pods at the end."""
+        for part in ("kubelet", "proxy", "names", "control_plane", "runtime", "registry"):
             if hasattr(self, part):
                 await getattr(self, part).stop()
-        if hasattr(self, "control_plane"):
-            await self.control_plane.stop()
-        if hasattr(self, "runtime"):
-            await self.runtime.stop()
-        for place in reversed(self._mounted):
-            _run(["umount", "--recursive", "--lazy", str(place)], strict=False)
-        self._mounted.clear()
-        self.network.stop()
+        await asyncio.to_thread(self.network.stop)
+
+    async def _start_runtime(self) -> None:
+        await self.runtime.start()
+        await self.runtime.load(_pause_image(self.directory))
 
     async def _is_ready(self) -> bool:
         try:
@@ -91,9 +92,8 @@ class Cluster:
         identities = self.control_plane.identities
         root = self.directory / "kubelet"
         root.mkdir(exist_ok=True)
-        _run(["mount", "--bind", str(root), str(root)])  # volumes are shared from here
-        self._mounted.append(root)
-        _run(["mount", "--make-rshared", str(root)])
+        run(["mount", "--bind", str(root), str(root)])  # volumes are shared from here
+        run(["mount", "--make-rshared", str(root)])
         certificate, key = identities.server("kubelet", [NODE, self.network.cluster_address])
         config = self.directory / "kubelet.json"
         config.write_text(json.dumps(self._kubelet_settings(certificate, key)))
@@ -140,7 +140,7 @@ class Cluster:
             "imageGCHighThresholdPercent": 100,
             "evictionHard": {"memory.available": "100Mi"},
             "podLogsDir": str(self.directory / "pod-logs"),
-            "resolvConf": str(_resolver(self.directory)),
+            "resolvConf": str(_resolver(self.directory, self.network.cluster_address)),
             "syncFrequency": "10s",
         }
 
@@ -167,122 +167,14 @@ class Cluster:
         return self.control_plane.part("kube-proxy", f"--config={config}")
 
 
-class _Containerd:
-    """containerd of the cluster's own, beside any that this machine runs."""
-
-    def __init__(self, directory: Path, network: Network) -> None:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.socket = directory / "c.sock"
-        self._directory = directory
-        networks = directory / "cni"
-        networks.mkdir(exist_ok=True)
-        (networks / "10-pods.conflist").write_text(json.dumps(_pod_network()))
-        config = directory / "containerd.toml"
-        config.write_text(_settings(directory, self.socket, networks))
-        self._process = PartProcess(
-            "containerd",
-            [*network.inside, "containerd", "--config", str(config)],
-            directory / "containerd.log",
-        )
-
-    async def start(self) -> None:
-        self._process.start()
-        await self._process.wait_until(self._answers, "answering", _TIMEOUT)
-
-    async def load(self, archive: bytes) -> None:
-        """Make an image known to pods."""
-        await asyncio.to_thread(_run, [*self._ctr(), "images", "import", "-"], given=archive, strict=True)
-
-    async def stop(self) -> None:
-        """End every container, then containerd."""
-        for listed, ended in ((("tasks", "ls", "-q"), ("tasks", "delete", "--force")),
-                              (("containers", "ls", "-q"), ("containers", "delete"))):  # fmt: skip
-            names = (await asyncio.to_thread(_run, [*self._ctr(), *listed], strict=False)).split()
-            for name in names:
-                await asyncio.to_thread(_run, [*self._ctr(), *ended, name], strict=False)
-        await self._process.stop()
-        for mount in sorted(_mounts_below(self._directory), reverse=True):
-            await asyncio.to_thread(_run, ["umount", "--lazy", mount], strict=False)
-
-    async def _answers(self) -> bool:
-        done = await asyncio.to_thread(
-            subprocess.run, [*self._ctr(), "version"], capture_output=True, timeout=_TIMEOUT
-        )
-        return done.returncode == 0
-
-    def _ctr(self) -> list[str]:
-        return ["ctr", "--address", str(self.socket), "--namespace", "k8s.io"]
-
-
-def _settings(directory: Path, socket: Path, networks: Path) -> str:
-    cri = 'plugins."io.containerd.grpc.v1.cri"'
-    return f"""\
-version = 2
-root = "{directory}/root"
-state = "{directory}/state"
-[grpc]
-  address = "{socket}"
-[{cri}]
-  restrict_oom_score_adj = true
-  disable_apparmor = true
-  sandbox_image = "{_PAUSE}"
-  [{cri}.cni]
-    bin_dir = "/usr/lib/cni"
-    conf_dir = "{networks}"
-  [{cri}.containerd]
-    snapshotter = "overlayfs"
-    default_runtime_name = "runc"
-  [{cri}.containerd.runtimes.runc]
-    runtime_type = "io.containerd.runc.v2"
-    [{cri}.containerd.runtimes.runc.options]
-      SystemdCgroup = false
-"""
-
-
-def _pod_network() -> dict[str, Any]:
-    return {
-        "cniVersion": "0.4.0",
-        "name": "pods",
-        "plugins": [
-            {
-                "type": "bridge",
-                "bridge": _BRIDGE,
-                "isGateway": True,
-                "ipMasq": True,
-                "ipam": {
-                    "type": "host-local",
-                    "ranges": [[{"subnet": _NODE_PODS}]],
-                    "routes": [{"dst": "0.0.0.0/0"}],
-                },
-            },
-            {"type": "portmap", "capabilities": {"portMappings": True}},
-        ],
-    }
-
-
 def _pause_image(directory: Path) -> bytes:
     binary = directory / "pause"
     compiler = shutil.which("musl-gcc") or "gcc"
-    _run([compiler, "-Os", "-static", "-s", "-o", str(binary), str(_HERE / "pause.c")])
-    return image_archive(_PAUSE, {"pause": binary.read_bytes()}, entrypoint=["/pause"], user="65535")
+    run([compiler, "-Os", "-static", "-s", "-o", str(binary), str(_HERE / "pause.c")])
+    return image_archive(PAUSE, {"pause": binary.read_bytes()}, entrypoint=["/pause"], user="65535")
 
 
-def _resolver(directory: Path) -> Path:
+def _resolver(directory: Path, address: str) -> Path:
     path = directory / "resolv.conf"
-    path.write_text("nameserver 127.0.0.1\n")  # pods get the cluster's; nothing outside is to be resolved
+    path.write_text(f"nameserver {address}\n")  # no name of the real world is looked up
     return path
-
-
-def _mounts_below(directory: Path) -> list[str]:
-    lines = Path("/proc/self/mounts").read_text().splitlines()
-    return [place for line in lines if (place := line.split()[1]).startswith(f"{directory}/")]
-
-
-def _run(command: Sequence[str], *, given: bytes | None = None, strict: bool = True) -> str:
-    try:
-        done = subprocess.run(command, input=given, capture_output=True, timeout=_TIMEOUT)
-    except FileNotFoundError:
-        raise UnavailableError(f"{command[0]} is not installed", fix="run tools/prepare cluster") from None
-    if done.returncode and strict:
-        raise UnavailableError(f"{' '.join(command)}: {done.stderr.decode(errors='replace').strip()}")
-    return done.stdout.decode(errors="replace")
