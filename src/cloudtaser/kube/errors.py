@@ -1,6 +1,6 @@
 """What the Kubernetes API server can answer that a caller has to tell apart.
 
-Raised by `client`; caught by name in `operator`. Each is one line for a person.
+Raised by `transport` and `verbs`; caught by name in `operator`. Each is one line for a person.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ class NotFoundError(CloudtaserError):
 
 
 class ConflictError(RefusedError):
-    """409: somebody else created or changed the object first; read it again."""
+    """409: somebody else created or changed the object first, or owns a field that was applied; read it
+    again."""
+
+
+class GoneError(CloudtaserError):
+    """410: the resourceVersion or the list's continuation is too old; list anew."""
 
 
 class KubeRefusedError(RefusedError):
@@ -29,4 +34,9 @@ class KubeRefusedError(RefusedError):
 
 
 class KubeUnavailableError(UnavailableError):
-    """The API server cannot be reached, timed out, or answered 429 or 5xx."""
+    """The API server cannot be reached, timed out, or answered 429 or 5xx. `retry_after`: seconds for which
+    it asked to be left alone, 0 when it did not."""
+
+    def __init__(self, what: str, *, on: str = "", fix: str = "", retry_after: float = 0.0) -> None:
+        super().__init__(what, on=on, fix=fix)
+        self.retry_after = retry_after
