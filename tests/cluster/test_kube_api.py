@@ -61,7 +61,7 @@ async def test_a_watch_tells_what_happened_since_the_list_and_can_be_resumed(kub
     await kube.create_object(CONFIG_MAPS, config_map("watched"))
     await kube.patch_object(CONFIG_MAPS, WHERE, "watched", {"data": {"a": "1"}})
     await kube.delete_object(CONFIG_MAPS, WHERE, "watched")
-    seen = []
+    seen: list[tuple[str, str]] = []
     version = listed.resource_version
     while len(seen) < 3:  # a watch anew for every event
         watch = kube.watch_objects(CONFIG_MAPS, WHERE, resource_version=version)
