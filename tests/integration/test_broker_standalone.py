@@ -17,7 +17,8 @@ from cloudtaser.demo.apiserver import StandInApiServer
 from cloudtaser.net.layers import TlsLayer
 from cloudtaser.net.tls import pod_client, pod_server
 from cloudtaser.operator.certificates import der
-from cloudtaser.operator.config import Config, Listen
+from cloudtaser.operator.config import Config
+from cloudtaser.operator.settings import Listen
 from cloudtaser.operator.standalone import Standalone
 from cloudtaser.wire.bootstrap import Mode
 from cloudtaser.wire.hashes import pod_ca_label

@@ -15,15 +15,27 @@ from cloudtaser.beacon.config import parse as beacon_parse
 from cloudtaser.bridge.config import _parser as bridge_parser
 from cloudtaser.bridge.config import parse as bridge_parse
 from cloudtaser.operator.config import read as operator_read
+from cloudtaser.operator.config import read_broker
+from cloudtaser.operator.flags import broker_parser, manager_parser
 from cloudtaser.operator.flags import build_parser as operator_parser
+from cloudtaser.operator.manager_config import read_manager
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = {
     "beacon": ("beacon.md",),
     "bridge": ("bridge.md", "reverse.md", "admin.md", "proxy.md"),
     "operator": ("operator.md", "reverse.md", "admin.md", "proxy.md"),
+    "operator manager": ("operator.md", "proxy.md"),
+    "operator broker": ("operator.md", "reverse.md", "admin.md", "proxy.md"),
 }
-PARSERS = {"beacon": beacon_parser, "bridge": bridge_parser, "operator": operator_parser}
+PARSERS = {
+    "beacon": beacon_parser,
+    "bridge": bridge_parser,
+    "operator": operator_parser,
+    "operator manager": manager_parser,
+    "operator broker": broker_parser,
+}
+IN_A_POD = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
 OF_EVERY_PROGRAM = {"--help", "--version"}
 
 
@@ -77,11 +89,15 @@ GIVEN: dict[str, dict[str, str]] = {
         "CLOUDTASER_OPERATOR_APISERVER_TOKEN_FILE": "/token",
         "CLOUDTASER_OPERATOR_BEACON_ADDRESS": "beacon.example.com:443",
     },
+    "operator manager": IN_A_POD | {"CLOUDTASER_OPERATOR_NAMESPACE": "cloudtaser-system"},
+    "operator broker": IN_A_POD | {"CLOUDTASER_OPERATOR_BEACON_ADDRESS": "beacon.example.com:443"},
 }
 READS: dict[str, Callable[[Mapping[str, str]], object]] = {
     "beacon": lambda environment: beacon_parse([], environment),
     "bridge": lambda environment: bridge_parse([], environment),
     "operator": lambda environment: operator_read([], environment),
+    "operator manager": lambda environment: read_manager([], environment),
+    "operator broker": lambda environment: read_broker([], environment),
 }
 
 
@@ -89,6 +105,6 @@ READS: dict[str, Callable[[Mapping[str, str]], object]] = {
 def test_every_flag_has_a_twin_that_is_read(program: str) -> None:
     asked = Asked(GIVEN[program])
     READS[program](asked)
-    prefix = f"CLOUDTASER_{program.upper()}_"
+    prefix = f"CLOUDTASER_{program.upper().split()[0]}_"
     twins = {prefix + action.dest.upper() for action in flags(PARSERS[program]())}
     assert twins <= asked.names

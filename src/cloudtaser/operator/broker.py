@@ -23,9 +23,10 @@ from cloudtaser.errors import CloudtaserError, UnavailableError
 from cloudtaser.net.dial import keep_alive
 from cloudtaser.net.log import get_logger
 from cloudtaser.net.splice import Splice
-from cloudtaser.operator.config import BrokerLimits, Listen
+from cloudtaser.operator.config import BrokerLimits
 from cloudtaser.operator.enrolment import Reporter
 from cloudtaser.operator.metrics import Counts
+from cloudtaser.operator.settings import Listen
 from cloudtaser.wire.opening import Kind, Opening
 
 BACKLOG: Final = 1024

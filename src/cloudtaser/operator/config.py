@@ -1,43 +1,38 @@
-"""The operator's configuration: flags and their environment twins, read and checked once at start.
+"""The broker's configuration, alone in its container or with a manager in one process: read once at start.
 
-Used by `app`. Each flag `--some-name` has the twin `CLOUDTASER_OPERATOR_SOME_NAME`; the flag wins. A bad
-value names itself, where it came from and the fix.
+Used by `app`. A bad value names itself, where it came from and the fix. (The manager's own is
+`manager_config`.)
 """
 
 from __future__ import annotations
 
 import ipaddress
 import os
-import re
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from cloudtaser.errors import ConfigError, UsageError
 from cloudtaser.net.dial import Address
 from cloudtaser.net.proxy import DIRECT, Proxies
-from cloudtaser.operator.flags import PREFIX, build_parser
+from cloudtaser.operator.flags import PREFIX, broker_parser, build_parser
+from cloudtaser.operator.settings import Listen, Settings, bridge_pin, info_hash, log_level
 from cloudtaser.secret import Secret
 from cloudtaser.wire.hashes import check_fingerprint
 from cloudtaser.wire.names import SYSTEM_NAMESPACE
 
-_PIN: Final = re.compile(r"spki-sha256:[0-9a-f]{64}", re.ASCII)
 _IN_CLUSTER: Final = ("kubernetes.default.svc", "kubernetes.default.svc.cluster.local")
-_HASH: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_TRUE: Final = ("1", "true", "yes", "on")
-_FALSE: Final = ("", "0", "false", "no", "off")
-
-
-@dataclass(frozen=True, slots=True)
-class Listen:
-    """An address of our own to listen on; an empty host means every interface, port 0 any free one."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+LISTEN: Final = Listen("", 8443)
+PROBES: Final = Listen("127.0.0.1", 8081)
+METRICS: Final = Listen("127.0.0.1", 8080)
+IN_POD: Final = Listen("", 8082)
+"""Probes and metrics of the broker's container; the manager's have 8081 and 8080."""
+SOCKETS: Final = "/run/cloudtaser"
+MANAGER_UID: Final = 65532
+BROKER_UID: Final = 65533
+API_HOST: Final = "KUBERNETES_SERVICE_HOST"
+API_PORT: Final = "KUBERNETES_SERVICE_PORT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +55,12 @@ class Config:
     """All settings. Files named here were not read yet, but for the join code."""
 
     fingerprint: str
+    """Empty in a container of its own, where the manager tells it."""
     apiserver: str
     apiserver_ca: str
     apiserver_token_file: str
     beacons: tuple[Address, ...]
-    listen: Listen = Listen("", 8443)
+    listen: Listen = LISTEN
     admin_listen: Listen | None = None
     reverse_listen: Listen | None = None
     reverse_tls_cert: str | None = None
@@ -75,8 +71,8 @@ class Config:
     beacon_info_hash: str = ""
     join_code: Secret = field(default_factory=lambda: Secret(b""))
     namespace: str = SYSTEM_NAMESPACE
-    probe_addr: Listen | None = Listen("127.0.0.1", 8081)
-    metrics_addr: Listen | None = Listen("127.0.0.1", 8080)
+    probe_addr: Listen | None = PROBES
+    metrics_addr: Listen | None = METRICS
     id: str = ""
     log_level: str = "info"
     proxies: Proxies = DIRECT
@@ -85,97 +81,89 @@ class Config:
     admin_limits: BrokerLimits = ADMIN_LIMITS
 
 
+@dataclass(frozen=True, slots=True)
+class BrokerConfig:
+    """The broker in a container of its own: how it carries, where its manager is, and who that has to be."""
+
+    carrier: Config
+    apiserver: Address
+    sockets: str
+    manager_uid: int
+
+
 def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
-    """The configuration. UsageError (exit code 2) in one line when it cannot be used."""
-    flags = vars(build_parser().parse_args(list(arguments)))
-    settings = _Settings(flags, environment)
+    """Manager and broker in one process. UsageError (exit code 2) in one line when it cannot be used."""
+    settings = Settings(vars(build_parser().parse_args(list(arguments))), environment)
     if not settings.flag("standalone"):
         raise UsageError(
-            "cloudtaser-operator runs only outside a cluster so far", fix="start it with --standalone"
+            "it is not said what to run",
+            fix="`cloudtaser-operator manager` and `broker` in a pod, --standalone outside a cluster",
         )
-    insecure = settings.flag("beacon_insecure")
-    return Config(
+    config = Config(
         fingerprint=_fingerprint(settings),
         apiserver=settings.need("apiserver"),
         apiserver_ca=settings.need("apiserver_ca"),
         apiserver_token_file=settings.need("apiserver_token_file"),
         beacons=_beacons(settings),
-        listen=settings.listen("listen", Listen("", 8443)) or Listen("", 8443),
+        namespace=settings.get("namespace") or SYSTEM_NAMESPACE,
+        probe_addr=settings.listen("probe_addr", PROBES),
+        metrics_addr=settings.listen("metrics_addr", METRICS),
+    )
+    return _carrying(config, settings, environment)
+
+
+def read_broker(arguments: Sequence[str], environment: Mapping[str, str]) -> BrokerConfig:
+    """The broker's container. UsageError as above."""
+    settings = Settings(vars(broker_parser().parse_args(list(arguments))), environment)
+    config = Config(
+        fingerprint="",
+        apiserver="",
+        apiserver_ca="",
+        apiserver_token_file="",
+        beacons=_beacons(settings),
+        probe_addr=settings.listen("probe_addr", IN_POD),
+        metrics_addr=settings.listen("metrics_addr", IN_POD),
+    )
+    return BrokerConfig(
+        carrier=_carrying(config, settings, environment),
+        apiserver=api_server(environment),
+        sockets=settings.get("sockets") or SOCKETS,
+        manager_uid=settings.number("manager_uid", MANAGER_UID),
+    )
+
+
+def api_server(environment: Mapping[str, str]) -> Address:
+    """Where the kubelet says that the API server is. ConfigError outside a pod."""
+    host, port = environment.get(API_HOST, ""), environment.get(API_PORT, "443")
+    if not host or not port.isdecimal():
+        raise ConfigError(
+            f"{API_HOST} and {API_PORT} do not name an API server",
+            fix="run this in a pod, or `cloudtaser-operator --standalone`",
+        )
+    return Address(host, int(port))
+
+
+def _carrying(config: Config, settings: Settings, environment: Mapping[str, str]) -> Config:
+    """What a broker needs wherever it runs."""
+    return replace(
+        config,
+        listen=settings.listen("listen", LISTEN) or LISTEN,
         admin_listen=_admin_listen(settings),
         reverse_listen=settings.listen("reverse_listen", None),
         reverse_tls_cert=settings.get("reverse_tls_cert") or None,
         reverse_tls_key=_reverse_key(settings),
         beacon_ca=settings.get("beacon_ca") or None,
-        beacon_insecure=insecure,
-        proxies=_proxies(settings, environment),
-        bridge_pin=_pin(settings),
-        beacon_info_hash=_info_hash(settings),
+        beacon_insecure=settings.flag("beacon_insecure"),
+        proxies=proxies(settings, environment),
+        bridge_pin=bridge_pin(settings),
+        beacon_info_hash=info_hash(settings),
         join_code=_join_code(settings),
-        namespace=settings.get("namespace") or SYSTEM_NAMESPACE,
-        probe_addr=settings.listen("probe_addr", Listen("127.0.0.1", 8081)),
-        metrics_addr=settings.listen("metrics_addr", Listen("127.0.0.1", 8080)),
         id=settings.get("id") or socket.gethostname(),
-        log_level=_log_level(settings),
+        log_level=log_level(settings),
     )
 
 
-class _Settings:
-    """One setting at a time: the flag, else its twin, and the name to blame."""
-
-    def __init__(self, flags: Mapping[str, object], environment: Mapping[str, str]) -> None:
-        self._flags = flags
-        self._environment = environment
-
-    def get(self, name: str) -> str:
-        value = self._flags.get(name)
-        return value if isinstance(value, str) else self._environment.get(PREFIX + name.upper(), "")
-
-    def source(self, name: str) -> str:
-        """The flag or the variable that the value came from; the flag when there is neither."""
-        twin = PREFIX + name.upper()
-        if self._flags.get(name) is None and self._environment.get(twin):
-            return twin
-        return "--" + name.replace("_", "-")
-
-    def need(self, name: str) -> str:
-        value = self.get(name)
-        if not value:
-            raise ConfigError(
-                f"--{name.replace('_', '-')} is missing", fix=f"give the flag or set {PREFIX}{name.upper()}"
-            )
-        return value
-
-    def flag(self, name: str) -> bool:
-        if self._flags.get(name) is True:
-            return True
-        text = self._environment.get(PREFIX + name.upper(), "").strip().lower()
-        if text in _TRUE:
-            return True
-        if text in _FALSE:
-            return False
-        raise ConfigError(
-            f"{text!r} is neither true nor false", on=self.source(name), fix="use true or false"
-        )
-
-    def listen(self, name: str, default: Listen | None) -> Listen | None:
-        text = self.get(name).strip()
-        if not text:
-            return default
-        if text == "off" and name != "listen":
-            return None
-        host, colon, port = text.rpartition(":")
-        if host.startswith("[") and host.endswith("]"):
-            host = host[1:-1]
-        elif ":" in host:
-            colon = ""
-        if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
-            raise ConfigError(
-                f"{text!r} is not an address to listen on", on=self.source(name), fix="use HOST:PORT or :PORT"
-            )
-        return Listen(host, int(port))
-
-
-def _fingerprint(settings: _Settings) -> str:
+def _fingerprint(settings: Settings) -> str:
     text = settings.need("fingerprint")
     try:
         return check_fingerprint(text)
@@ -183,7 +171,7 @@ def _fingerprint(settings: _Settings) -> str:
         raise ConfigError(error.what, on=settings.source("fingerprint"), fix=error.fix) from None
 
 
-def _beacons(settings: _Settings) -> tuple[Address, ...]:
+def _beacons(settings: Settings) -> tuple[Address, ...]:
     """None are needed where bridges dial us."""
     if not settings.get("beacon_address") and settings.get("reverse_listen"):
         return ()
@@ -195,7 +183,7 @@ def _beacons(settings: _Settings) -> tuple[Address, ...]:
     return Address.parse_list(settings.need("beacon_address"), source=settings.source("beacon_address"))
 
 
-def _reverse_key(settings: _Settings) -> str | None:
+def _reverse_key(settings: Settings) -> str | None:
     """The certificate's key: both are given or neither, and with a port to show it on."""
     cert, key = settings.get("reverse_tls_cert"), settings.get("reverse_tls_key")
     if bool(cert) != bool(key):
@@ -214,7 +202,7 @@ def _reverse_key(settings: _Settings) -> str | None:
     return key or None
 
 
-def _admin_listen(settings: _Settings) -> Listen | None:
+def _admin_listen(settings: Settings) -> Listen | None:
     """Loopback, which a port-forward reaches and the pods do not, unless told otherwise."""
     listen = settings.listen("admin_listen", None)
     anywhere = settings.flag("admin_listen_anywhere")
@@ -234,20 +222,9 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _pin(settings: _Settings) -> str:
-    pin = settings.get("bridge_pin").strip()
-    if pin and not _PIN.fullmatch(pin):
-        raise ConfigError(
-            f"{pin!r} is not a bridge pin",
-            on=settings.source("bridge_pin"),
-            fix="use spki-sha256: and 64 hex digits, as `cloudtaser-cli source register` prints it",
-        )
-    return pin
-
-
-def _proxies(settings: _Settings, environment: Mapping[str, str]) -> Proxies:
-    # the API server's address inside the cluster, which no proxy outside of it can reach
-    own = [environment[name] for name in ("KUBERNETES_SERVICE_HOST",) if environment.get(name)]
+def proxies(settings: Settings, environment: Mapping[str, str]) -> Proxies:
+    """The proxy for outbound connections. The API server's address inside the cluster is never behind it."""
+    own = [environment[name] for name in (API_HOST,) if environment.get(name)]
     return Proxies.read(
         environment,
         settings.get("proxy"),
@@ -257,18 +234,7 @@ def _proxies(settings: _Settings, environment: Mapping[str, str]) -> Proxies:
     )
 
 
-def _info_hash(settings: _Settings) -> str:
-    text = settings.get("beacon_info_hash").strip().lower()
-    if text and not _HASH.fullmatch(text):
-        raise ConfigError(
-            "that is not an info hash",  # not repeated: it is the way into the room
-            on=settings.source("beacon_info_hash"),
-            fix="use the 64 hex digits that `cloudtaser-cli source register` prints",
-        )
-    return text
-
-
-def _join_code(settings: _Settings) -> Secret:
+def _join_code(settings: Settings) -> Secret:
     path = settings.get("join_code_file")
     if not path:
         return Secret(b"")
@@ -282,12 +248,3 @@ def _join_code(settings: _Settings) -> Secret:
     if not code or not code.isascii():
         raise ConfigError("the join code file holds no join code", on=path, fix="write the code into it")
     return Secret(code)
-
-
-def _log_level(settings: _Settings) -> str:
-    level = (settings.get("log_level") or "info").lower()
-    if level not in ("debug", "info", "warning", "error"):
-        raise ConfigError(
-            f"{level!r} is no log level", on=settings.source("log_level"), fix="debug, info, warning or error"
-        )
-    return level

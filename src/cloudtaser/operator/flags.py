@@ -1,7 +1,7 @@
 """The operator's command line: its flags in groups, and what `--help` says about them.
 
-Used by `config`, which reads and checks the values. Nothing here has a default: a default must not hide an
-environment twin.
+Used by `config` and `manager_config`, which read and check the values. Nothing here has a default: a default
+must not hide an environment twin.
 """
 
 from __future__ import annotations
@@ -15,7 +15,26 @@ from cloudtaser.wire.names import SYSTEM_NAMESPACE
 
 PREFIX: Final = "CLOUDTASER_OPERATOR_"
 
+_MANAGER: Final = "Holds the cluster's identity: webhook and controllers."
+_BROKER: Final = """\
+Carries the pods' encrypted bytes to the bridge. It has no token: what it
+needs to get in it asks the manager, which is in the other container."""
+_EXITS: Final = f"""
+environment:
+  Each flag has a twin, --log-level is {PREFIX}LOG_LEVEL;
+  a flag wins.
+
+exit codes:
+  0  ended by SIGTERM or SIGINT
+  1  failed: the line says what, on what, and what to do
+  2  a setting is missing or cannot be used
+"""
+
 _EPILOG: Final = f"""\
+in a cluster:
+  The chart runs `manager` and `broker`, each in a container of its own;
+  each has its own --help.
+
 example:
   cloudtaser-operator --standalone \\
     --fingerprint 0ad50c05-1153-4508-9237-4cb2912e2c23 \\
@@ -43,7 +62,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="cloudtaser-operator",
         usage="%(prog)s --standalone --beacon-address LIST [...]\n"
-        "       %(prog)s --standalone --reverse-listen ADDR [...]",
+        "       %(prog)s --standalone --reverse-listen ADDR [...]\n"
+        "       %(prog)s manager [...]\n"
+        "       %(prog)s broker --beacon-address LIST [...]",
         description="Enrols this cluster and carries its pods' encrypted bytes to the bridge.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -53,6 +74,69 @@ def build_parser() -> argparse.ArgumentParser:
     for add_group in (_cluster, _ways, _reverse, _trust, _pods, _operations):
         add_group(parser)
     return parser
+
+
+def manager_parser() -> argparse.ArgumentParser:
+    """The command line of `cloudtaser-operator manager`."""
+    parser = _Parser(
+        prog="cloudtaser-operator manager",
+        usage="%(prog)s [...]",
+        description=_MANAGER,
+        epilog="example:\n  cloudtaser-operator manager --log-level debug\n" + _EXITS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument_group(
+        "the cluster", "What the kubelet mounts is used without a flag."
+    ).add_argument
+    add("--apiserver", metavar="URL", help="the API server, https://HOST:PORT (default: as the kubelet says)")
+    add("--apiserver-ca", metavar="FILE", help="PEM file of the API server's CA (default: as mounted)")
+    add("--apiserver-token-file", metavar="FILE", help="our ServiceAccount token (default: as mounted)")
+    add("--namespace", metavar="NAME", help="our namespace (default: as mounted)")
+    add("--lease-seconds", metavar="N", help="how long a silent leader stays leader (default 15)")
+    _container(
+        parser, "--broker-uid", "uid of the broker's container; nobody else is answered (default 65533)"
+    )
+    add = parser.add_argument_group(
+        "which bridge is believed", "As `cloudtaser-cli source register` prints them."
+    ).add_argument
+    add("--bridge-pin", metavar="PIN", help="spki-sha256:HEX of the tunnel CA; no other is stored")
+    add("--beacon-info-hash", metavar="HEX", help="SHA-256 of the tunnel CA; no other is stored")
+    add = parser.add_argument_group("webhook").add_argument
+    add("--webhook-listen", metavar="ADDR", help="where the API server calls (default :9443)")
+    add(
+        "--webhook-service",
+        metavar="NAME",
+        help="the Service that leads there (default cloudtaser-operator-webhook)",
+    )
+    add("--webhook-config", metavar="NAME", help="webhook configuration (default: the same name)")
+    _operations(parser, ":8081", ":8080")
+    return parser
+
+
+def broker_parser() -> argparse.ArgumentParser:
+    """The command line of `cloudtaser-operator broker`."""
+    parser = _Parser(
+        prog="cloudtaser-operator broker",
+        usage="%(prog)s --beacon-address LIST [...]\n       %(prog)s --reverse-listen ADDR [...]",
+        description=_BROKER,
+        epilog="example:\n  cloudtaser-operator broker --beacon-address beacon.example.com:443\n" + _EXITS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _container(
+        parser, "--manager-uid", "uid of the manager's container; nobody else is believed (default 65532)"
+    )
+    for add_group in (_ways, _reverse, _trust, _pods):
+        add_group(parser)
+    _operations(parser, ":8082", ":8082")
+    return parser
+
+
+def _container(parser: argparse.ArgumentParser, uid_flag: str, uid_help: str) -> None:
+    add = parser.add_argument_group("the other container").add_argument
+    add("--sockets", metavar="DIR", help="directory that both containers mount (default /run/cloudtaser)")
+    add(uid_flag, metavar="UID", help=uid_help)
 
 
 def _cluster(parser: argparse.ArgumentParser) -> None:
@@ -117,9 +201,11 @@ def _pods(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _operations(parser: argparse.ArgumentParser) -> None:
+def _operations(
+    parser: argparse.ArgumentParser, probes: str = "127.0.0.1:8081", metrics: str = "127.0.0.1:8080"
+) -> None:
     add = parser.add_argument_group("operations").add_argument
-    add("--probe-addr", metavar="ADDR", help="/healthz and /readyz (default 127.0.0.1:8081, `off` for none)")
-    add("--metrics-addr", metavar="ADDR", help="/metrics (default 127.0.0.1:8080, `off` for none)")
+    add("--probe-addr", metavar="ADDR", help=f"/healthz and /readyz (default {probes}, `off` for none)")
+    add("--metrics-addr", metavar="ADDR", help=f"/metrics (default {metrics}, `off` for none)")
     add("--id", metavar="NAME", help="name of this replica in logs (default: the host name)")
     add("--log-level", metavar="LEVEL", help="debug, info, warning or error (default info)")

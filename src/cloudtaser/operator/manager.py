@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 from cloudtaser.kube.client import KubeApi
 from cloudtaser.kube.objects import ServiceAccountToken
 from cloudtaser.net.log import get_logger
-from cloudtaser.operator.certificates import load_bundle, pem
+from cloudtaser.operator.certificates import check_pin, check_room, load_bundle, load_ca, now_utc, pem
 from cloudtaser.operator.trust import Trust, TrustStore
 from cloudtaser.secret import Secret
 from cloudtaser.wire.hashes import short_fingerprint
@@ -61,9 +61,22 @@ class ManagerApi(Protocol):
 class Manager:
     """ManagerApi over the API server, and the manager's own tokens."""
 
-    def __init__(self, kube: KubeApi, fingerprint: str, namespace: str) -> None:
+    def __init__(
+        self,
+        kube: KubeApi,
+        fingerprint: str,
+        namespace: str,
+        *,
+        bridge_pin: str = "",
+        info_hash: str = "",
+    ) -> None:
+        """`bridge_pin` and `info_hash`, if any, are what a tunnel CA has to fit before it is stored; the
+        broker checks them too, but where it is another process its word is not taken for that."""
         self._kube = kube
         self._namespace = namespace
+        self._bridge_pin = bridge_pin
+        self._info_hash = info_hash
+        self.fingerprint = fingerprint
         self._fp8 = short_fingerprint(fingerprint)
         self._store = TrustStore(kube, namespace, fingerprint)
         self.pod_ca: str | None = None
@@ -92,6 +105,10 @@ class Manager:
 
     async def keep(self, trust: Trust, pod_ca: str, former_pod_cas: str = "") -> None:
         """See ManagerApi. The tunnel CA first: whoever is killed between the two comes back by it."""
+        ca = load_ca(trust.tunnel_ca, "the tunnel CA", now_utc())
+        check_pin(ca, self._bridge_pin, trust.formers)
+        check_room(ca, self._info_hash, trust.formers)
+        pod_ca = pem(load_ca(pod_ca, "the pod CA", now_utc()))
         if not await self._store.keep(trust):
             _log.info("another replica follows a newer tunnel CA already", tunnel_ca=trust.short)
             await self.refresh_pod_ca()

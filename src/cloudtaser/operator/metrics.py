@@ -59,6 +59,22 @@ class Counts:
         self.registry.register(_Bytes(self._prefix, self._client, source))
 
 
+class ManagerMetrics:
+    """What the manager counts, in its own process's registry or in that which it shares with the broker."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self.reviewer_tokens = Counter(
+            "cloudtaser_operator_reviewer_tokens",
+            "Reviewer tokens handed to bridges, by outcome: ok or failed.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.leader = Gauge(
+            "cloudtaser_operator_leader", "1 on the replica that leads, 0 on the others.", registry=registry
+        )
+
+
 class Metrics(Counts):
     """One registry for one process; `observe` sets what is read at scrape time."""
 
@@ -66,6 +82,7 @@ class Metrics(Counts):
         broker = "cloudtaser_broker_"
         super().__init__(CollectorRegistry(), broker, "pod")
         self.admin = Counts(self.registry, broker + "admin_", "admin")
+        self.manager = ManagerMetrics(self.registry)
         self._gauges = {
             "tunnels": Gauge(broker + "tunnels", "Tunnels that take new streams.", registry=self.registry),
             "streams": Gauge(
@@ -102,12 +119,6 @@ class Metrics(Counts):
             "cloudtaser_operator_hints",
             "Hints on control streams: renew from a bridge, keys to the bridges.",
             ["what"],
-            registry=self.registry,
-        )
-        self.reviewer_tokens = Counter(
-            "cloudtaser_operator_reviewer_tokens",
-            "Reviewer tokens handed to bridges, by outcome: ok or failed.",
-            ["outcome"],
             registry=self.registry,
         )
         self.apiserver_streams = Counter(

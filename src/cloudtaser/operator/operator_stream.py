@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import ssl
 import time
 from collections.abc import Callable
 from typing import Final, Protocol
@@ -20,37 +19,26 @@ from typing import Final, Protocol
 from cloudtaser.errors import CloudtaserError, RefusedError
 from cloudtaser.kube.objects import ServiceAccountToken
 from cloudtaser.net.dial import Backoff
-from cloudtaser.net.http import request
-from cloudtaser.net.layers import TlsLayer
 from cloudtaser.net.log import get_logger
-from cloudtaser.net.tls import pod_client
-from cloudtaser.operator.certificates import der, load_certificate
+from cloudtaser.operator.bridge_calls import Credentials, call
 from cloudtaser.operator.enrolment import Reporter
 from cloudtaser.operator.manager import REVIEWER_TOKEN_SECONDS
-from cloudtaser.operator.metrics import Metrics
-from cloudtaser.operator.tunnels import Link
+from cloudtaser.operator.metrics import ManagerMetrics
+from cloudtaser.operator.routes import Route
 from cloudtaser.secret import Secret
-from cloudtaser.wire.hashes import pod_ca_label
-from cloudtaser.wire.names import BRIDGE_NAME, REVIEWER_PATH
-from cloudtaser.wire.opening import Kind, Opening
+from cloudtaser.wire.names import REVIEWER_PATH
 from cloudtaser.wire.strict_json import dump_object
 
 RENEW_AT: Final = 2 / 3
-REQUEST_SECONDS: Final = 10.0
 
 _log = get_logger("operator.operator_stream")
 
 
-class Tokens(Protocol):
+class Tokens(Credentials, Protocol):
     """What is needed of the manager."""
-
-    pod_ca: str | None
 
     async def refresh_pod_ca(self) -> None:
         """Take the pod CA as it is stored now."""
-
-    async def operator_token(self) -> Secret:
-        """Who we are, for the bridge."""
 
     async def reviewer_token(self) -> ServiceAccountToken:
         """What the bridge is given."""
@@ -59,7 +47,9 @@ class Tokens(Protocol):
 class OperatorStreams:
     """One task a link: send, wait until the token is due, send again; ends with the link."""
 
-    def __init__(self, tokens: Tokens, metrics: Metrics, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, tokens: Tokens, metrics: ManagerMetrics, *, clock: Callable[[], float] = time.time
+    ) -> None:
         self._tokens = tokens
         self._metrics = metrics
         self._clock = clock
@@ -73,12 +63,12 @@ class OperatorStreams:
         """Links that are being supplied."""
         return len(self._tasks)
 
-    def serve(self, link: Link) -> None:
-        """Keep this link's bridge supplied; given to `Tunnels.watch`."""
-        task = asyncio.ensure_future(self._keep(link))
+    def serve(self, route: Route) -> None:
+        """Keep this route's bridge supplied; given to `Routes.watch`."""
+        task = asyncio.ensure_future(self._keep(route))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        link.tunnel.closed.add_done_callback(lambda _: task.cancel())
+        route.closed.add_done_callback(lambda _: task.cancel())
 
     async def close(self) -> None:
         """Stop all of them."""
@@ -86,18 +76,18 @@ class OperatorStreams:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _keep(self, link: Link) -> None:
+    async def _keep(self, route: Route) -> None:
         backoff = Backoff(first=0.5, limit=30.0)
-        while not link.tunnel.draining:
+        while not route.draining:
             try:
                 reviewer = await self._current()
-                await self._send(link, reviewer.token)
+                await self._send(route, reviewer.token)
             except CloudtaserError as error:
                 self._metrics.reviewer_tokens.labels("failed").inc()
                 if self._reporter.due(error.what, asyncio.get_running_loop().time()):
                     _log.warning(
                         "the bridge did not get its reviewer token",
-                        bridge=link.bridge,
+                        bridge=route.bridge,
                         error=error.diagnostic(),
                     )
                 await asyncio.sleep(backoff.next())
@@ -106,7 +96,7 @@ class OperatorStreams:
                 continue
             backoff.reset()
             self._metrics.reviewer_tokens.labels("ok").inc()
-            _log.debug("reviewer token handed over", bridge=link.bridge, tunnel=link.number)
+            _log.debug("reviewer token handed over", bridge=route.bridge, tunnel=route.number)
             left = self._due_in(reviewer)
             await asyncio.sleep(left + random.uniform(0.0, 0.02 * REVIEWER_TOKEN_SECONDS))  # noqa: S311
 
@@ -120,37 +110,12 @@ class OperatorStreams:
     def _due_in(self, token: ServiceAccountToken) -> float:
         return max(0.0, token.expires_at - (1 - RENEW_AT) * REVIEWER_TOKEN_SECONDS - self._clock())
 
-    async def _send(self, link: Link, token: Secret) -> None:
-        pod_ca = self._tokens.pod_ca
-        if pod_ca is None:
-            raise RefusedError("the pod CA is not known yet")
-        context = pod_client(pod_ca.encode())
-        name = f"{pod_ca_label(der(load_certificate(pod_ca, 'the pod CA')))}.{BRIDGE_NAME}"
-        own = await self._tokens.operator_token()
-        status, _, _ = await request(
-            lambda protocol: _open(link, context, name, protocol),
-            b"PUT",
-            REVIEWER_PATH.encode(),
-            (
-                (b"host", BRIDGE_NAME.encode()),
-                (b"authorization", b"Bearer " + own.reveal()),
-                (b"content-type", b"application/json"),
-            ),
-            dump_object({"token": token.reveal_text()}),
-            timeout=REQUEST_SECONDS,
-        )
+    async def _send(self, route: Route, token: Secret) -> None:
+        body = dump_object({"token": token.reveal_text()})
+        status, _, _ = await call(route, self._tokens, "PUT", REVIEWER_PATH, body)
         if not 200 <= status < 300:
             raise RefusedError(
                 f"the bridge answered {status}",
                 on="operator stream",
                 fix="its log says why, without the token",
             )
-
-
-async def _open(
-    link: Link, context: ssl.SSLContext, name: str, protocol: asyncio.Protocol
-) -> asyncio.Transport:
-    layer = TlsLayer(context, protocol, server_side=False, server_hostname=name)
-    link.tunnel.open(Opening(Kind.OPERATOR, id=f"operator-{link.number}"), layer)
-    await layer.handshake
-    return layer

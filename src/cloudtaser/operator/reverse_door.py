@@ -18,11 +18,11 @@ from cloudtaser.errors import CloudtaserError, UnavailableError
 from cloudtaser.net.dial import keep_alive
 from cloudtaser.net.layers import TlsLayer
 from cloudtaser.net.splice import Splice
-from cloudtaser.operator.config import Listen
 from cloudtaser.operator.reverse import Reverse, ReverseLimits
 from cloudtaser.operator.reverse_certificate import OuterCertificate
 from cloudtaser.operator.reverse_http2 import Watched
 from cloudtaser.operator.reverse_metrics import ReverseMetrics
+from cloudtaser.operator.settings import Listen
 from cloudtaser.wire.rendezvous import FAMILY, MAGIC
 from cloudtaser.wire.sources import SourceLimiter, source_of
 

@@ -13,8 +13,9 @@ import pytest
 from cloudtaser.errors import UnavailableError
 from cloudtaser.operator import broker as broker_module
 from cloudtaser.operator.broker import ADMINS, Broker
-from cloudtaser.operator.config import ADMIN_LIMITS, BrokerLimits, Listen
+from cloudtaser.operator.config import ADMIN_LIMITS, BrokerLimits
 from cloudtaser.operator.metrics import Metrics
+from cloudtaser.operator.settings import Listen
 from cloudtaser.wire.opening import Kind
 from tests.unit.operator.rig import BridgeHalf, Pipes, eventually, tunnel_pair
 
@@ -305,6 +306,7 @@ def test_the_broker_is_blind_by_construction() -> None:
         "cloudtaser.operator.config",
         "cloudtaser.operator.enrolment",
         "cloudtaser.operator.metrics",
+        "cloudtaser.operator.settings",
         "cloudtaser.wire.opening",
     }
     assert not imported & {"ssl", "cryptography", "json", "aiohttp", "httptools", "joserfc"}

@@ -8,7 +8,8 @@ import pytest
 
 from cloudtaser.errors import UsageError
 from cloudtaser.net.dial import Address
-from cloudtaser.operator.config import Config, Listen, read
+from cloudtaser.operator.config import Config, read
+from cloudtaser.operator.settings import Listen
 from tests.unit.operator.parties import FINGERPRINT
 
 NEEDED = {
@@ -66,10 +67,8 @@ def test_half_of_a_reverse_port_is_refused(given: dict[str, str], says: str) -> 
         parse(**given)
 
 
-def test_without_standalone_it_says_what_exists() -> None:
-    with pytest.raises(
-        UsageError, match="only outside a cluster so far; start it with --standalone"
-    ) as caught:
+def test_without_a_word_on_what_to_run_it_says_what_exists() -> None:
+    with pytest.raises(UsageError, match="`cloudtaser-operator manager` and `broker` in a pod") as caught:
         read([], {})
     assert caught.value.exit_code == 2
 

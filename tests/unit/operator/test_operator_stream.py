@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from cloudtaser.errors import UnavailableError
 from cloudtaser.kube.objects import ServiceAccountToken
@@ -17,8 +18,9 @@ from cloudtaser.net.layers import TlsLayer
 from cloudtaser.net.tls import Identity, pod_server
 from cloudtaser.operator.certificates import der
 from cloudtaser.operator.manager import REVIEWER_TOKEN_SECONDS
-from cloudtaser.operator.metrics import Metrics
+from cloudtaser.operator.metrics import ManagerMetrics
 from cloudtaser.operator.operator_stream import OperatorStreams
+from cloudtaser.operator.routes import LinkRoute
 from cloudtaser.operator.tunnels import Link
 from cloudtaser.secret import Secret
 from cloudtaser.wire.hashes import pod_ca_label
@@ -75,7 +77,7 @@ class Rig:
         self.now = time.time()
         self.half = BridgeHalf()
         self.half.others[Kind.OPERATOR] = self.accept
-        self.metrics = Metrics()
+        self.metrics = ManagerMetrics(CollectorRegistry())
         self.streams = OperatorStreams(self, self.metrics, clock=lambda: self.now)
         self.links: list[Link] = []
 
@@ -100,7 +102,7 @@ class Rig:
         mine, _ = await tunnel_pair(self.half)
         link = cast("Link", SimpleNamespace(tunnel=mine, bridge="b1", number=len(self.links) + 1))
         self.links.append(link)
-        self.streams.serve(link)
+        self.streams.serve(LinkRoute(link))
         return link
 
     async def request(self, number: int) -> tuple[RequestHead, bytes]:

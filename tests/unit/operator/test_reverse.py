@@ -26,9 +26,10 @@ from cloudtaser.net.grpc_client import dial_grpc, outer_credentials
 from cloudtaser.net.rendezvous import BROKER, BeaconRefusedError, enter, meet
 from cloudtaser.net.tls import beacon_client
 from cloudtaser.operator.beacons import Beacons
-from cloudtaser.operator.config import Config, Listen
+from cloudtaser.operator.config import Config
 from cloudtaser.operator.reverse import ReverseLimits
 from cloudtaser.operator.reverse_port import ReversePort
+from cloudtaser.operator.settings import Listen
 from cloudtaser.wire.grpc_message import METHOD, encode
 from cloudtaser.wire.hashes import init_room
 from cloudtaser.wire.rendezvous import Hello, Refusal, Role

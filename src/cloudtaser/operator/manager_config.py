@@ -1,0 +1,90 @@
+"""The manager's configuration in its container: what the kubelet mounts, and flags with environment twins.
+
+Used by `app`. Read and checked once at start; a bad value names itself, where it came from and the fix. The
+token is read again whenever it is used, the fingerprint is learnt from the cluster.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from cloudtaser.errors import ConfigError
+from cloudtaser.net.proxy import DIRECT, Proxies
+from cloudtaser.operator.config import BROKER_UID, SOCKETS, api_server, proxies
+from cloudtaser.operator.flags import manager_parser
+from cloudtaser.operator.settings import Listen, Settings, bridge_pin, info_hash, log_level
+from cloudtaser.wire.names import SYSTEM_NAMESPACE, WEBHOOK_SERVICE
+
+WEBHOOK: Final = Listen("", 9443)
+PROBES: Final = Listen("", 8081)
+METRICS: Final = Listen("", 8080)
+MOUNTED: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
+
+
+@dataclass(frozen=True, slots=True)
+class ManagerConfig:
+    """All settings of the manager. No file named here was read yet, but for the namespace."""
+
+    apiserver: str
+    apiserver_ca: str
+    apiserver_token_file: str
+    namespace: str = SYSTEM_NAMESPACE
+    sockets: str = SOCKETS
+    broker_uid: int = BROKER_UID
+    bridge_pin: str = ""
+    info_hash: str = ""
+    webhook_listen: Listen = WEBHOOK
+    webhook_service: str = WEBHOOK_SERVICE
+    webhook_config: str = WEBHOOK_SERVICE
+    lease_seconds: int = 15
+    probe_addr: Listen | None = PROBES
+    metrics_addr: Listen | None = METRICS
+    id: str = ""
+    log_level: str = "info"
+    proxies: Proxies = DIRECT
+    drain_seconds: float = 20.0
+
+
+def read_manager(arguments: Sequence[str], environment: Mapping[str, str]) -> ManagerConfig:
+    """The configuration. UsageError (exit code 2) in one line when it cannot be used."""
+    settings = Settings(vars(manager_parser().parse_args(list(arguments))), environment)
+    lease_seconds = settings.number("lease_seconds", 15)
+    if not 3 <= lease_seconds <= 300:
+        raise ConfigError(
+            f"{lease_seconds} s is no time for a lease", on=settings.source("lease_seconds"), fix="3 to 300"
+        )
+    return ManagerConfig(
+        apiserver=settings.get("apiserver") or f"https://{api_server(environment)}",
+        apiserver_ca=settings.get("apiserver_ca") or f"{MOUNTED}/ca.crt",
+        apiserver_token_file=settings.get("apiserver_token_file") or f"{MOUNTED}/token",
+        namespace=settings.get("namespace") or _mounted_namespace(),
+        sockets=settings.get("sockets") or SOCKETS,
+        broker_uid=settings.number("broker_uid", BROKER_UID),
+        bridge_pin=bridge_pin(settings),
+        info_hash=info_hash(settings),
+        webhook_listen=settings.listen("webhook_listen", WEBHOOK) or WEBHOOK,
+        webhook_service=settings.get("webhook_service") or WEBHOOK_SERVICE,
+        webhook_config=settings.get("webhook_config") or WEBHOOK_SERVICE,
+        lease_seconds=lease_seconds,
+        probe_addr=settings.listen("probe_addr", PROBES),
+        metrics_addr=settings.listen("metrics_addr", METRICS),
+        id=settings.get("id") or socket.gethostname(),
+        log_level=log_level(settings),
+        proxies=proxies(settings, environment),
+    )
+
+
+def _mounted_namespace() -> str:
+    path = f"{MOUNTED}/namespace"
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read(256).strip() or SYSTEM_NAMESPACE
+    except (OSError, ValueError) as error:
+        why = os.strerror(error.errno or 0).lower() if isinstance(error, OSError) else "it holds no name"
+        raise ConfigError(
+            f"cannot read our namespace: {why}", on=path, fix="give --namespace where no token is mounted"
+        ) from None
