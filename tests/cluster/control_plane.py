@@ -124,6 +124,22 @@ class ControlPlane:
         """What the API server has at `path`; None where it has nothing. Raises UnavailableError."""
         return await asyncio.to_thread(self._read, path)
 
+    async def compact(self) -> None:
+        """Make etcd forget every version of an object but the last one."""
+
+        def ask(path: str, **fields: Any) -> Any:
+            context = ssl.create_default_context(cafile=str(self.identities.ca))
+            context.load_cert_chain(*self._etcd_client)
+            request = urllib.request.Request(
+                f"{self._etcd_address}/v3/kv/{path}", data=json.dumps(fields).encode(), method="POST"
+            )
+            with urllib.request.urlopen(request, timeout=_KUBECTL_TIMEOUT, context=context) as answer:
+                return json.load(answer)
+
+        now = await asyncio.to_thread(ask, "range", key="AA==", keys_only=True)
+        revision = now["header"]["revision"]
+        await asyncio.to_thread(ask, "compaction", revision=revision, physical=True)
+
     def audited(self) -> list[dict[str, Any]]:
         """The audit log so far, an event a request."""
         lines = self.audit_log.read_text().splitlines(keepends=True) if self.audit_log.exists() else []
@@ -198,6 +214,7 @@ class ControlPlane:
             ],
         )  # fmt: skip
         etcd_certificate, etcd_key = self.identities.client("apiserver-etcd", "apiserver")
+        self._etcd_client = etcd_certificate, etcd_key
         kubelet_certificate, kubelet_key = self.identities.client(
             "apiserver-kubelet", "apiserver", ("system:masters",)
         )

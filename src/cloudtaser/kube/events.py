@@ -314,6 +314,8 @@ class EventRecorder:
             pass
 
     async def _post(self, series: _Series, body: Json) -> None:
+        if series.count > 1:  # it happened again before we got here
+            body["series"] = _counted(series)
         if await self._tried(lambda: self._api.create_event(body)):
             series.posted = True
             self.posted += 1
@@ -322,10 +324,8 @@ class EventRecorder:
 
     async def _update(self, series: _Series) -> None:
         series.updated = self._now()
-        counted = {"count": series.count, "lastObservedTime": _micro_time(series.last)}
-        await self._tried(
-            lambda: self._api.patch_object(EVENTS, series.namespace, series.name, {"series": counted})
-        )
+        patch = {"series": _counted(series)}
+        await self._tried(lambda: self._api.patch_object(EVENTS, series.namespace, series.name, patch))
 
     async def _tried(self, attempt: Callable[[], Any]) -> bool:
         """Whether it was done, after at most MAX_ATTEMPTS while the API server is away."""
@@ -348,6 +348,10 @@ class EventRecorder:
             else:
                 return True
         return False
+
+
+def _counted(series: _Series) -> Json:
+    return {"count": series.count, "lastObservedTime": _micro_time(series.last)}
 
 
 def _micro_time(at: datetime) -> str:
