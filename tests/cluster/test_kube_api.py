@@ -22,7 +22,7 @@ from cloudtaser.kube.kinds import CONFIG_MAPS, DEPLOYMENTS, NAMESPACES, PODS
 from cloudtaser.kube.transport import Json
 from cloudtaser.kube.verbs import PatchType
 from tests.cluster.accounts import EVERYTHING, account, client, namespace
-from tests.cluster.control_plane import ControlPlane
+from tests.cluster.control_plane import ISSUER, ControlPlane
 
 pytestmark = [pytest.mark.cluster, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 
@@ -180,6 +180,12 @@ async def test_what_a_role_does_not_give_is_named(control_plane: ControlPlane, k
         with pytest.raises(KubeForbiddenError, match="not permitted to watch namespaces"):
             async for _ in nobody.watch_objects(NAMESPACES, resource_version="1"):
                 pass
+
+
+async def test_the_clusters_signing_keys_and_its_issuer_are_read(kube: KubeApi) -> None:
+    (key,) = (await kube.jwks())["keys"]
+    assert (key["use"], key["kty"], key["alg"]) == ("sig", "EC", "ES256")
+    assert await kube.issuer() == ISSUER
 
 
 async def test_a_dead_api_server_is_said_and_one_that_started_anew_knows_no_old_versions(

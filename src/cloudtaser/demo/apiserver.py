@@ -223,7 +223,11 @@ class StandInApiServer:
         return bool(_CONFIG_MAPS.fullmatch(path) or _TOKEN_REQUESTS.fullmatch(path))
 
     async def _get_jwks(self, request: web.Request) -> web.StreamResponse:
-        return web.json_response(self.jwks(), content_type="application/jwk-set+json")
+        kind = "application/jwk-set+json"
+        wanted = request.headers.get("Accept", "*/*")
+        if kind not in wanted and "*/*" not in wanted:  # as the real one
+            return web.Response(status=406, text=f"Not Acceptable\nAvailable representations: {kind}\n")
+        return web.json_response(self.jwks(), content_type=kind)
 
     async def _get_discovery(self, request: web.Request) -> web.StreamResponse:
         document = {

@@ -35,6 +35,7 @@ from cloudtaser.wire.hashes import short_fingerprint
 
 _TOKEN_SECONDS = 600
 _TOKEN_REFRESH = 300.0
+_LOOPBACK = "127.0.0.1"
 BEACON_NAME = "beacon.demo.internal"
 TUNNELS_METRIC = "cloudtaser_broker_tunnels"
 
@@ -75,7 +76,11 @@ class Chain:
         record: bool = False,
         layout: Form = Form.NAMESPACES,
         payload: Path | None = None,
+        fingerprint: str = "",
+        beacon_host: str = _LOOPBACK,
     ) -> None:
+        """With the `fingerprint` of a real cluster and an address of this machine for it to reach the beacon
+        at, the chain is the other half of that cluster: it takes no API server and no operator of its own."""
         self.wrapper = wrapper(payload)
         self.directory = directory or Path(tempfile.mkdtemp(prefix="cloudtaser-demo-"))
         self.directory.chmod(0o711)  # PostgreSQL runs under an account of its own below it
@@ -86,17 +91,18 @@ class Chain:
             path.mkdir(exist_ok=True)
         for path in (self.directory, self.tmpfs):
             guard.remove(path)
-        self.fingerprint = str(uuid.uuid4())
+        self.fingerprint = fingerprint or str(uuid.uuid4())
         self.audience = names.pod_audience(short_fingerprint(self.fingerprint))
         self.record = record
         self.layout = Layout(form=layout)
         self.openbao = OpenBaoServer(self.directory / "openbao")
         self.apiserver = StandInApiServer(self.directory / "apiserver", self.fingerprint)
+        self.beacon_host = beacon_host
         self.beacon_port, self.beacon_metrics_port = free_port(), free_port()
         self.ports = OperatorPorts.free()
         self.bridge_socket = self.directory / "bridge.sock"
         self._beacon_files = write_server_certificate(
-            self.directory / "beacon", "beacon", ["127.0.0.1", "localhost", BEACON_NAME]
+            self.directory / "beacon", "beacon", [beacon_host, "localhost", BEACON_NAME]
         )
         self._parts: list[PartProcess] = []
         self._wrappers: list[PartProcess] = []
@@ -120,7 +126,7 @@ class Chain:
     @property
     def beacon_address(self) -> str:
         """`host:port` of the beacon."""
-        return f"127.0.0.1:{self.beacon_port}"
+        return f"{self.beacon_host}:{self.beacon_port}"
 
     @property
     def beacon_ca(self) -> Path:

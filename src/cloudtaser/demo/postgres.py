@@ -1,4 +1,4 @@
-"""A throw-away PostgreSQL on loopback, for the demo and for tests of dynamic credentials.
+"""A throw-away PostgreSQL, by default on loopback, for the demo and for tests of dynamic credentials.
 
 Needs the distribution's PostgreSQL server (`make demo` and `make test` install it). It refuses to run as
 root, so it is started as user `postgres` (or `nobody`) then.
@@ -24,6 +24,7 @@ from cloudtaser.secret import Secret
 _START_TIMEOUT = 30.0
 _POLL = 0.05
 _ADMIN = "postgres"
+_LOOPBACK = "127.0.0.1"
 # a demo loses nothing by a power cut: no fsync makes start and stop quick
 _SETTINGS = {
     "fsync": "off",
@@ -31,7 +32,6 @@ _SETTINGS = {
     "shared_buffers": "16MB",
     "max_connections": "50",
     "password_encryption": "scram-sha-256",
-    "listen_addresses": "127.0.0.1",
     "logging_collector": "off",
 }
 
@@ -39,8 +39,10 @@ _SETTINGS = {
 class PostgresServer:
     """One server with database `app` and a superuser whose password only this object knows."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, address: str = _LOOPBACK) -> None:
+        """`address`: where it listens; on another than loopback it lets that address's network in, too."""
         self.directory = directory
+        self.address = address
         self.log_file = directory / "log"
         self.port = 0
         self.user = _ADMIN
@@ -56,6 +58,7 @@ class PostgresServer:
             self._initialise(data, account)
         self.port = self.port or free_port()
         settings = _SETTINGS | {"port": str(self.port), "unix_socket_directories": str(self.directory)}
+        settings["listen_addresses"] = self.address
         arguments = [str(self._binaries / "postgres"), "-D", str(data)]
         for name, value in settings.items():
             arguments += ["-c", f"{name}={value}"]
@@ -78,7 +81,7 @@ class PostgresServer:
     def run(self, sql: str, *, database: str = "app") -> str:
         """Run `sql` as the superuser and return what psql prints, unaligned and without headings."""
         environment = os.environ | {"PGPASSWORD": self.password.reveal_text()}
-        where = ["-h", "127.0.0.1", "-p", str(self.port), "-U", self.user, "-d", database]
+        where = ["-h", self.address, "-p", str(self.port), "-U", self.user, "-d", database]
         finished = subprocess.run(
             [_tool("psql", self._binaries), "-XqAt", "-v", "ON_ERROR_STOP=1", *where, "-c", sql],
             env=environment,
@@ -116,6 +119,9 @@ class PostgresServer:
         if finished.returncode:
             fix = "as root, TMPDIR must be a directory that other accounts may enter" if account else ""
             raise UnavailableError("initdb failed", on=finished.stderr.strip(), fix=fix)
+        if self.address != _LOOPBACK:
+            with (data / "pg_hba.conf").open("a") as rules:
+                rules.write("host all all samenet scram-sha-256\n")
 
     def _wait(self) -> None:
         deadline = time.monotonic() + _START_TIMEOUT

@@ -44,7 +44,7 @@ async def offer_database(
     """A database engine whose role makes PostgreSQL accounts, five minutes each unless told otherwise."""
     await client.request("POST", f"sys/mounts/{mount}", body={"type": "database"})
     connection = (
-        f"postgresql://{{{{username}}}}:{{{{password}}}}@127.0.0.1:{postgres.port}/app?sslmode=disable"
+        f"postgresql://{{{{username}}}}:{{{{password}}}}@{postgres.address}:{postgres.port}/app?sslmode=disable"
     )
     await client.request(
         "POST",

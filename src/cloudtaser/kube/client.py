@@ -79,7 +79,8 @@ class KubeApi(Verbs):
 
     async def jwks(self) -> Json:
         """The cluster's public signing keys, as a JWK set."""
-        return await self._call("GET", "/openid/v1/jwks", "the cluster's keys /openid/v1/jwks")
+        where, kind = "/openid/v1/jwks", "application/jwk-set+json"
+        return await self._call("GET", where, f"the cluster's keys {where}", accept=kind)
 
     async def issuer(self) -> str:
         """The issuer (`iss`) of the cluster's ServiceAccount tokens."""
