@@ -13,6 +13,8 @@ static unsigned long long spent(int process) {
     snprintf(path, sizeof path, "/proc/%d/task", process);
     DIR *tasks = opendir(path);
     for (struct dirent *task; tasks && (task = readdir(tasks));) {
+        if (task->d_name[0] == '.') // `..` is the process, whose main thread counts already
+            continue;
         snprintf(path, sizeof path, "/proc/%d/task/%s/schedstat", process, task->d_name);
         FILE *file = fopen(path, "r");
         unsigned long long time;
