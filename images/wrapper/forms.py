@@ -21,4 +21,5 @@ class GlibcWorkshop(Workshop):
 
 
 WORKSHOPS: dict[str, type[Workshop]] = {"musl": Workshop, "glibc": GlibcWorkshop}
+OWN_SOURCES = {"musl": ["musl.c", "heap.c"], "glibc": ["glibc.c"]}  # beside main.c
 LIBRARIES = {"musl": "musl-dev", "glibc": "libc6-dev"}  # Debian's packages

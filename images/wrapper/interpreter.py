@@ -15,7 +15,7 @@ from steps import BuildError, run
 
 COMPILER = "payload-cc"
 COMMON = [
-    *("-Os", "-fstack-protector-strong", "-ffunction-sections", "-fdata-sections", "-fno-pie"),
+    *("-O2", "-fstack-protector-strong", "-ffunction-sections", "-fdata-sections", "-fno-pie"),
     *("-fno-asynchronous-unwind-tables", "-fno-unwind-tables"),
 ]
 # A thread of musl's gets 128 KiB; the one that looks up names runs Python.
