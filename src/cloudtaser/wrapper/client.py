@@ -21,7 +21,7 @@ from cloudtaser.wrapper.pins import Pins
 _PIPELINED = 16
 _LONGEST_WAIT = 60.0
 _CONNECT_WITHIN = 5.0  # seconds, TLS handshake included: behind a broker a dead tunnel may just say nothing
-_PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/")
+_PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/"
 _MAX_MESSAGE = 400
 
 Call = tuple[bytes, str, Buffer | None]  # method, path, body
@@ -205,5 +205,7 @@ class Client:
 def quote(path: str) -> bytes:
     """A path, or a path with a query behind `?`, as a request target: every other byte percent-encoded."""
     path, mark, query = path.partition("?")
-    quoted = b"".join(bytes((byte,)) if byte in _PLAIN else b"%%%02X" % byte for byte in path.encode())
+    quoted = path.encode()
+    if quoted.translate(None, _PLAIN):
+        quoted = b"".join(bytes((byte,)) if byte in _PLAIN else b"%%%02X" % byte for byte in quoted)
     return quoted + mark.encode() + query.encode()

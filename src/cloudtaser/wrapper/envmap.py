@@ -14,6 +14,7 @@ Used by `config` at start, and by `kube.annotations` at admission, so that both 
 MAX_PATHS = 100
 _MAX_PARAMETER = 4096
 _HEX = frozenset("0123456789abcdefABCDEF")
+_NOT_IN_PATHS = frozenset((*map(chr, range(33)), *"%?\\\x7f"))
 _FIRST = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_")
 _REST = _FIRST | frozenset("0123456789")
 _LOADER_PREFIXES = (
@@ -109,12 +110,12 @@ Groups = tuple[tuple[Mapping, ...] | None, ...]
 
 def parse_paths(text: str) -> tuple[SecretPath, ...]:
     """The comma-separated list of paths. Raises EnvMapError."""
-    paths: list[SecretPath] = []
+    paths: dict[SecretPath, None] = {}
     for part in text.split(","):
         path = _parse_path(part.strip())
         if path in paths:
             raise EnvMapError(f"{path} is listed twice")
-        paths.append(path)
+        paths[path] = None
     if len(paths) > MAX_PATHS:
         raise EnvMapError(f"more than {MAX_PATHS} paths")
     return tuple(paths)
@@ -128,7 +129,7 @@ def _parse_path(text: str) -> SecretPath:
         raise EnvMapError("an empty path")
     if any(segment in ("", ".", "..") for segment in path.split("/")):
         raise EnvMapError(f"{path!r} has an empty, '.' or '..' segment")
-    if any(ord(letter) <= 32 or letter in "%?\\\x7f" for letter in path):
+    if not _NOT_IN_PATHS.isdisjoint(path):
         raise EnvMapError(f"{path!r} holds a blank, '%', '?', a backslash or a control character")
     if asked and mark:
         raise EnvMapError(f"{text!r} has parameters and a version, and what is written has none")
@@ -213,6 +214,8 @@ def _parse_group(text: str, taken: dict[str, str], loader_names: bool) -> tuple[
 
 def _split(text: str, separator: str) -> list[str]:
     """Split at separators that no backslash precedes; escapes stay in the parts."""
+    if "\\" not in text:
+        return text.split(separator)
     parts: list[str] = []
     start = at = 0
     while at < len(text):
@@ -228,6 +231,8 @@ def _split(text: str, separator: str) -> list[str]:
 
 
 def _unescape(field: str) -> str:
+    if "\\" not in field:
+        return field
     letters: list[str] = []
     escaped = False
     for letter in field:

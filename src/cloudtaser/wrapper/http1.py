@@ -15,7 +15,9 @@ _MAX_CHUNK_LINE = 64
 _MAX_DIGITS = 12
 
 _HEAD, _LENGTH, _CHUNK_LINE, _CHUNK, _CHUNK_END, _TRAILER, _DONE = range(7)
-_TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+_TOKEN = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_TEXT = b"\t" + bytes(byte for byte in range(256) if byte >= 32 and byte != 127)
+_USUAL_HEAD = 1024
 _VERSION = b"HTTP/1.1 "
 _HEX = frozenset(b"0123456789abcdefABCDEF")
 
@@ -110,6 +112,20 @@ class ResponseReader:
         return at + 1 - before, at
 
     def _head(self, data: memoryview) -> int:
+        return (self._whole_head(data) if not len(self._line) else 0) or self._head_line(data)
+
+    def _whole_head(self, data: memoryview) -> int:
+        """How long the head is that `data` begins with, read at once; 0 where it comes in pieces."""
+        line = self._line
+        line.append(data[:_USUAL_HEAD])
+        end = line.find(b"\r\n\r\n", 0, len(line))
+        if end > 0:
+            self._finish_head(end)
+            return end + 4
+        line.truncate(0)
+        return 0
+
+    def _head_line(self, data: memoryview) -> int:
         taken, at = self._take_line(data, MAX_HEAD)
         if at < 0:
             return taken
@@ -118,13 +134,17 @@ class ResponseReader:
             return taken
         if not line_start:
             raise HttpError("an empty line before the status")
+        self._finish_head(line_start - 2)
+        return taken
+
+    def _finish_head(self, end: int) -> None:
+        """The line buffer holds the lines of a head up to `end`."""
         if self._line.view(0, len(_VERSION)) != _VERSION:  # it may be the rest of a body: no copy of it
             raise HttpError("a status line that is not HTTP/1.1")
-        head = bytes(self._line.view(0, line_start - 2))
+        head = bytes(self._line.view(0, end))
         self._line.truncate(0)
         self._scanned = 0
         self._parse_head(head.split(b"\r\n"))
-        return taken
 
     def _parse_head(self, lines: list[bytes]) -> None:
         response = self.response
@@ -227,7 +247,7 @@ def _status(line: bytes) -> int:
 def header_line(line: bytes) -> tuple[bytes, bytes]:
     """One header: its lower-case name and its value. Raises HttpError."""
     name, colon, value = line.partition(b":")
-    if not colon or not name or not _TOKEN.issuperset(name):
+    if not colon or not name or name.translate(None, _TOKEN):
         raise HttpError("a header line without a proper name")
     value = value.strip(b" \t")
     if not _is_text(value):
@@ -236,7 +256,7 @@ def header_line(line: bytes) -> tuple[bytes, bytes]:
 
 
 def _is_text(value: bytes) -> bool:
-    return all((byte >= 32 and byte != 127) or byte == 9 for byte in value)
+    return not value.translate(None, _TEXT)
 
 
 def write_request(
@@ -244,14 +264,20 @@ def write_request(
 ) -> Buffer:
     """One request in a buffer of its own. Header values must be checked by the caller (no CR, no LF)."""
     request = Buffer(1024, MAX_BODY)
-    request.append(method + b" " + target + b" HTTP/1.1\r\n")
+    plain = [method, b" ", target, b" HTTP/1.1\r\n"]
     for name, value in headers:
-        request.append(name + b": ")
-        request.append(value)
-        request.append(b"\r\n")
+        plain += (name, b": ")
+        if isinstance(value, memoryview):  # a secret, which never becomes bytes
+            request.append(b"".join(plain))
+            request.append(value)
+            plain = []
+        else:
+            plain.append(value)
+        plain.append(b"\r\n")
     if body is not None:
-        request.append(b"Content-Length: %d\r\n" % len(body))
-    request.append(b"\r\n")
+        plain.append(b"Content-Length: %d\r\n" % len(body))
+    plain.append(b"\r\n")
+    request.append(b"".join(plain))
     if body is not None:
         request.append(body.view())
     return request

@@ -3,8 +3,8 @@
 `client` parses OpenBao's answers with it. `parse` checks the whole document and keeps where things are;
 `decode` unescapes one string in place, which never makes it longer. Duplicate names, lone surrogates,
 invalid UTF-8, control characters and anything behind the document are refused: a Go server sends none of
-them, and a secret that could be read two ways must not be delivered in one of them. Strings, which may be
-long, are read in C (native/text.c) where the extension is there; tests hold the same in Python against it.
+them, and a secret that could be read two ways must not be delivered in one of them. All of it is read in C
+(native/json.c, native/text.c) where the extension is there; tests hold the same in Python against it.
 """
 
 from cloudtaser.wrapper import extension
@@ -17,13 +17,22 @@ MAX_VALUES = 100_000  # in a document: PID 1 hears no signal while it reads one
 _MAX_ITEMS = 64  # of an array that are kept: only lists of messages are looked into
 
 _SIMPLE = {34: 34, 92: 92, 47: 47, 98: 8, 102: 12, 110: 10, 114: 13, 116: 9}
-_WRONG = {  # what native/text.c's `string_end` answers
+_WRONG = {  # what native/native.h numbers
     -1: "ends too early",
     -2: "a control character in a string",
     -3: "a string is not UTF-8",
     -4: "an unknown escape",
     -5: "half a surrogate pair",
     -6: "an escape without four hex digits",
+    -7: f"more than {MAX_VALUES} values",
+    -8: "no value",
+    -9: "nested too deeply",
+    -10: "no comma",
+    -11: "no member name",
+    -12: "a name occurs twice",
+    -13: "no colon",
+    -14: "no digit",
+    -15: "text behind the document",
 }
 _WORDS = ((b"true", TRUE), (b"false", FALSE), (b"null", NULL))
 
@@ -65,9 +74,22 @@ def parse(data: Buffer, start: int = 0, end: int | None = None, *, depth: int = 
     """Check the document in [start, end) and return its tree, members kept `depth` levels deep. Raises
     JsonError.
     """
-    reader = _Reader(data, len(data) if end is None else end)
+    end = len(data) if end is None else end
+    if extension.PRESENT:
+        with data.view(0, end) as view:
+            found = extension.native.parse_json(view, start, end, depth, MAX_VALUES, Node)
+        if not isinstance(found, Node):
+            raise _error(_WRONG[found[0]], found[1])
+        return found
+    return parse_in_python(data, start, end, depth)
+
+
+def parse_in_python(data: Buffer, start: int, end: int, depth: int) -> Node:
+    """The same where there is no C extension."""
+    reader = _Reader(data, end)
     node, position = reader.value(reader.blank(start), depth, 0)
-    if reader.blank(position) != reader.end:
+    position = reader.blank(position)
+    if position != end:
         raise _error("text behind the document", position)
     return node
 
@@ -213,14 +235,6 @@ class _Reader:
         """The offset of the closing quote of the string whose content begins at `at`, everything in it
         checked.
         """
-        if extension.PRESENT:
-            close = extension.native.string_end(self.view, at, self.end)
-            if close < 0:
-                raise _error(_WRONG[close], at)
-            return close
-        return self.string_in_python(at)
-
-    def string_in_python(self, at: int) -> int:
         data, end = self.data, self.end
         close = data.find(b'"', at, end)
         position = at

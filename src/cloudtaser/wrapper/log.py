@@ -12,6 +12,7 @@ LEVELS = {"debug": 10, "info": 20, "warning": 30, "warn": 30, "error": 40}
 _MAX_LINE = 4000  # below PIPE_BUF: written whole or not at all
 _MAX_TEXT = 1200
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_ESCAPED = frozenset(_ESCAPES)
 
 Field = str | int | float | bool | list[str]
 
@@ -89,6 +90,8 @@ def _value(value: Field) -> str:
 
 def _quote(text: str) -> str:
     """A JSON string in ASCII, cut where it becomes too long."""
+    if len(text) <= _MAX_TEXT and text.isascii() and text.isprintable() and not _ESCAPED.intersection(text):
+        return f'"{text}"'
     parts: list[str] = []
     size = 0
     for letter in text:

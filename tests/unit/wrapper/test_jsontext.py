@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -67,6 +68,58 @@ _text_with_escapes = st.lists(
 ).map(b"".join)  # fmt: skip
 
 
+def tree(node: Node) -> tuple[object, ...]:
+    """A node and all below it, by offsets."""
+    members = {name: tree(member) for name, member in node.members.items()}
+    return node.kind, node.start, node.end, members, [tree(item) for item in node.items]
+
+
+def outcome(read: Callable[[Buffer, int], Node], raw: bytes, depth: int) -> object:
+    """The tree, or the error without what is said of strings, in which the two differ."""
+    try:
+        return tree(read(buffer(raw), depth))
+    except JsonError as error:
+        is_string = any(word in str(error) for word in ("string", "escape", "surrogate", "too early"))
+        return "a string is wrong" if is_string else str(error)
+
+
+def in_c(data: Buffer, depth: int) -> Node:
+    return parse(data, depth=depth)
+
+
+def in_python(data: Buffer, depth: int) -> Node:
+    return jsontext.parse_in_python(data, 0, len(data), depth)
+
+
+_tokens = st.lists(
+    st.sampled_from(
+        [b"{", b"}", b"[", b"]", b",", b":", b'"a"', b'"b\\n"', b'"\\u0061"', b'"', b"1", b"-0.5e+1",
+         b"01", b"1.", b"-", b"2E", b"true", b"fals", b"null", b" ", b"\n", b"\x00", b"\xc3\xa9", b'{"k":',
+         b'{"a":1,', b"[1,"]
+    ),
+    max_size=12,
+).map(b"".join)  # fmt: skip
+
+
+@given(_tokens | _json.map(lambda document: json.dumps(document).encode()), st.integers(0, 4))
+def test_the_trees_of_the_reader_in_c_and_of_the_one_in_python_are_the_same(raw: bytes, depth: int) -> None:
+    assert outcome(in_c, raw, depth) == outcome(in_python, raw, depth)
+
+
+@pytest.mark.parametrize("read", [in_c, in_python])
+def test_both_readers_have_the_same_bounds(read: Callable[[Buffer, int], Node]) -> None:
+    most = jsontext.MAX_VALUES - 1
+    for raw, problem in (
+        (b"[" * (jsontext.MAX_NESTING + 1), "nested too deeply"),
+        (b"[" + b"1," * most + b"1]", f"more than {jsontext.MAX_VALUES} values"),
+        (b'{"a":{"b":{"c":1}},"a":2}', "a name occurs twice"),
+        (b'[{"a":1,"\\u0061":2}]', "a name occurs twice"),
+    ):
+        with pytest.raises(JsonError, match=problem):
+            read(buffer(raw), 0)
+    assert len(read(buffer(b"[" + b"1," * 99 + b"1]"), 1).items) == 64
+
+
 @given(_text_with_escapes)
 def test_the_reader_in_c_and_the_one_in_python_agree(content: bytes) -> None:
     """Both take the same strings, find the same ends, and unescape them to the same bytes."""
@@ -75,7 +128,7 @@ def test_the_reader_in_c_and_the_one_in_python_agree(content: bytes) -> None:
     reader = jsontext._Reader(data, end)
     close = native.string_end(data.view(), 0, end)
     try:
-        expected = reader.string_in_python(0)
+        expected = reader.string(0)
     except JsonError:
         assert close < 0
         return
@@ -92,6 +145,8 @@ def test_the_loops_in_c_stay_within_the_buffer() -> None:
         for loop in (native.string_end, native.unescape):
             with pytest.raises(IndexError):
                 loop(data, start, end)
+        with pytest.raises(IndexError):
+            native.parse_json(data, start, end, 4, 100, Node)
     with pytest.raises(TypeError):
         native.unescape(b"abc", 0, 3)
     for odd in (b"\\", b"\\u00", b"\\ud83d", b"\\ud83d\\u00e9", b"\\x"):

@@ -7,8 +7,9 @@ execute(PyObject *module)
 {
     if (cloudtaser_add_chunks(module) < 0 || cloudtaser_add_memory(module) < 0 || cloudtaser_add_guards(module) < 0 ||
         cloudtaser_add_report(module) < 0 || cloudtaser_add_environ(module) < 0 ||
-        cloudtaser_add_text(module) < 0 || cloudtaser_add_spawn(module) < 0 || cloudtaser_add_kin(module) < 0 ||
-        cloudtaser_add_descriptor(module) < 0 || cloudtaser_add_crypto(module) < 0 || cloudtaser_add_cpu(module) < 0)
+        cloudtaser_add_text(module) < 0 || cloudtaser_add_json(module) < 0 || cloudtaser_add_spawn(module) < 0 ||
+        cloudtaser_add_kin(module) < 0 || cloudtaser_add_descriptor(module) < 0 || cloudtaser_add_crypto(module) < 0 ||
+        cloudtaser_add_cpu(module) < 0)
         return -1;
     return 0;
 }

@@ -65,6 +65,27 @@ void cloudtaser_verify_everything(void);
 void cloudtaser_wipe(void *at, size_t size);        /* what no compiler leaves out */
 void cloudtaser_wipe_everything(void);              /* safe in a signal handler */
 
+/* text.c. What is wrong with a JSON document: `jsontext` has the words. */
+enum trouble {
+    ENDS_EARLY = -1,
+    CONTROL = -2,
+    NOT_UTF8 = -3,
+    UNKNOWN_ESCAPE = -4,
+    HALF_PAIR = -5,
+    NO_HEX = -6,
+    TOO_MANY = -7,
+    NO_VALUE = -8,
+    TOO_DEEP = -9,
+    NO_COMMA = -10,
+    NO_NAME = -11,
+    NAME_TWICE = -12,
+    NO_COLON = -13,
+    NO_DIGIT = -14,
+    TEXT_BEHIND = -15,
+};
+Py_ssize_t cloudtaser_string_end(const unsigned char *data, Py_ssize_t start, Py_ssize_t end); /* the quote's offset */
+unsigned char *cloudtaser_unescape(unsigned char *start, unsigned char *end); /* in place; the new end, NULL if unchecked */
+
 /* kin.c */
 int cloudtaser_end_with_parent(pid_t parent); /* in the child; 0 where the parent is gone already */
 
@@ -74,6 +95,7 @@ int cloudtaser_add_guards(PyObject *module);
 int cloudtaser_add_report(PyObject *module);
 int cloudtaser_add_environ(PyObject *module);
 int cloudtaser_add_text(PyObject *module);
+int cloudtaser_add_json(PyObject *module);
 int cloudtaser_add_spawn(PyObject *module);
 int cloudtaser_add_kin(PyObject *module);
 int cloudtaser_add_descriptor(PyObject *module);

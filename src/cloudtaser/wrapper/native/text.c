@@ -8,9 +8,6 @@
 
 #include <string.h>
 
-/* What `string_end` finds wrong; `jsontext` has the words. */
-enum { ENDS_EARLY = -1, CONTROL = -2, NOT_UTF8 = -3, UNKNOWN_ESCAPE = -4, HALF_PAIR = -5, NO_HEX = -6 };
-
 /* RFC 3629: no overlong form, no surrogate, nothing above U+10FFFF. */
 static int
 is_utf8(const unsigned char *at, const unsigned char *end)
@@ -90,6 +87,25 @@ range(const Py_buffer *view, Py_ssize_t start, Py_ssize_t end)
     return 0;
 }
 
+Py_ssize_t
+cloudtaser_string_end(const unsigned char *data, Py_ssize_t start, Py_ssize_t end)
+{
+    const unsigned char *at = data + start, *last = data + end;
+    int is_ascii = 1;
+    while (at < last) {
+        if (*at == '"')
+            return is_ascii || is_utf8(data + start, at) ? at - data : NOT_UTF8;
+        if (*at < 0x20)
+            return CONTROL;
+        is_ascii &= *at < 0x80;
+        int length = *at == '\\' ? escape_length(at, last) : 1;
+        if (length < 0)
+            return length;
+        at += length;
+    }
+    return ENDS_EARLY;
+}
+
 PyDoc_STRVAR(string_end_doc,
              "string_end(data, start, end): offset of the quote that closes the JSON string whose content begins at\n"
              "`start`, everything before it checked; or a negative number that says what is wrong.");
@@ -98,39 +114,15 @@ static PyObject *
 string_end(PyObject *module, PyObject *args)
 {
     Py_buffer view;
-    Py_ssize_t start, end;
-    long result = ENDS_EARLY;
+    Py_ssize_t start, end, result = -1;
+    int is_inside;
     if (!PyArg_ParseTuple(args, "y*nn:string_end", &view, &start, &end))
         return NULL;
-    if (!range(&view, start, end)) {
-        PyBuffer_Release(&view);
-        return NULL;
-    }
-    const unsigned char *data = view.buf, *at = data + start, *last = data + end;
-    int is_ascii = 1;
-    while (at < last) {
-        if (*at == '"') {
-            result = is_ascii || is_utf8(data + start, at) ? (long)(at - data) : NOT_UTF8;
-            break;
-        }
-        if (*at < 0x20) {
-            result = CONTROL;
-            break;
-        }
-        is_ascii &= *at < 0x80;
-        if (*at != '\\') {
-            at++;
-            continue;
-        }
-        int length = escape_length(at, last);
-        if (length < 0) {
-            result = length;
-            break;
-        }
-        at += length;
-    }
+    is_inside = range(&view, start, end);
+    if (is_inside)
+        result = cloudtaser_string_end(view.buf, start, end);
     PyBuffer_Release(&view);
-    return PyLong_FromLong(result);
+    return is_inside ? PyLong_FromSsize_t(result) : NULL;
 }
 
 static unsigned char *
@@ -167,34 +159,19 @@ simple(unsigned char letter)
     }
 }
 
-PyDoc_STRVAR(unescape_doc,
-             "unescape(data, start, end): decode the JSON string in [start, end) in place; its new end. What it no\n"
-             "longer needs is zeroed. Raises ValueError for a string that `string_end` would not have let through.");
-
-static PyObject *
-unescape(PyObject *module, PyObject *args)
+unsigned char *
+cloudtaser_unescape(unsigned char *start, unsigned char *end)
 {
-    Py_buffer view;
-    Py_ssize_t start, end;
-    if (!PyArg_ParseTuple(args, "w*nn:unescape", &view, &start, &end))
-        return NULL;
-    if (!range(&view, start, end)) {
-        PyBuffer_Release(&view);
-        return NULL;
-    }
-    unsigned char *data = view.buf, *read = data + start, *last = data + end;
-    unsigned char *write = memchr(read, '\\', (size_t)(end - start));
-    read = write = write ? write : last;
-    while (read < last) {
+    unsigned char *read = memchr(start, '\\', (size_t)(end - start)), *write;
+    read = write = read ? read : end;
+    while (read < end) {
         if (*read != '\\') {
             *write++ = *read++;
             continue;
         }
-        int length = escape_length(read, last);
-        if (length < 0) {
-            PyErr_SetString(PyExc_ValueError, "not a checked JSON string");
-            break;
-        }
+        int length = escape_length(read, end);
+        if (length < 0)
+            return NULL;
         if (length == 2) {
             *write++ = simple(read[1]);
         } else {
@@ -205,9 +182,31 @@ unescape(PyObject *module, PyObject *args)
         }
         read += length;
     }
-    cloudtaser_wipe(write, (size_t)(last - write));
+    cloudtaser_wipe(write, (size_t)(end - write));
+    return write;
+}
+
+PyDoc_STRVAR(unescape_doc,
+             "unescape(data, start, end): decode the JSON string in [start, end) in place; its new end. What it no\n"
+             "longer needs is zeroed. Raises ValueError for a string that `string_end` would not have let through.");
+
+static PyObject *
+unescape(PyObject *module, PyObject *args)
+{
+    Py_buffer view;
+    Py_ssize_t start, end;
+    PyObject *result = NULL;
+    if (!PyArg_ParseTuple(args, "w*nn:unescape", &view, &start, &end))
+        return NULL;
+    if (range(&view, start, end)) {
+        unsigned char *data = view.buf, *last = cloudtaser_unescape(data + start, data + end);
+        if (last)
+            result = PyLong_FromSsize_t(last - data);
+        else
+            PyErr_SetString(PyExc_ValueError, "not a checked JSON string");
+    }
     PyBuffer_Release(&view);
-    return PyErr_Occurred() ? NULL : PyLong_FromSsize_t(write - data);
+    return result;
 }
 
 static PyMethodDef methods[] = {
