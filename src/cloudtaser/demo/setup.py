@@ -43,9 +43,7 @@ async def offer_database(
 ) -> None:
     """A database engine whose role makes PostgreSQL accounts, five minutes each unless told otherwise."""
     await client.request("POST", f"sys/mounts/{mount}", body={"type": "database"})
-    connection = (
-        f"postgresql://{{{{username}}}}:{{{{password}}}}@{postgres.address}:{postgres.port}/app?sslmode=disable"
-    )
+    connection = f"postgresql://{{{{username}}}}:{{{{password}}}}@{postgres.address}:{postgres.port}/app?sslmode=disable"
     await client.request(
         "POST",
         f"{mount}/config/app",
