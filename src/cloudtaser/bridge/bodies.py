@@ -39,6 +39,7 @@ _FIELDS: Final[dict[str, frozenset[str]]] = {
             "no_parent",
         }
     ),
+    "auth/token/renew-accessor": frozenset({"accessor"}),
     "auth/token/revoke-accessor": frozenset({"accessor"}),
     "sys/wrapping/unwrap": frozenset({"token"}),
     "sys/wrapping/lookup": frozenset({"token"}),

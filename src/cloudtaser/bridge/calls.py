@@ -7,14 +7,14 @@ Refusals are RequestRefused or TokenRefused; nothing is sent and nothing answere
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from cloudtaser.bridge import answers, login, ownership, seating
-from cloudtaser.bridge.bodies import read, rewrite
-from cloudtaser.bridge.identification import identify, prove, reviewer
+from cloudtaser.bridge import answers, login, minting, operator_certificates, ownership, seating
+from cloudtaser.bridge.bodies import read
+from cloudtaser.bridge.identification import identify, operator, prove, reviewer
 from cloudtaser.bridge.refusal import RequestRefused
 from cloudtaser.bridge.verdict import Allowed, Kind
-from cloudtaser.openbao.layout import Space
+from cloudtaser.openbao.layout import POD_POLICY_PREFIX, Space
 from cloudtaser.wire.migration import MAX_BODY as MAX_MIGRATION
 from cloudtaser.wire.strict_json import dump_object
 
@@ -66,8 +66,12 @@ async def after_asking(
             account.identity, token = await reviewer(cluster, services, body, allowed.token)
             services.reviewer_token(cluster, token)
             return OwnAnswer(204)
+        case Kind.OPERATOR_CERTIFICATES:
+            account.identity = await operator(cluster, services, allowed.token)
+            requests = operator_certificates.read(body)
+            return OwnAnswer(200, await services.certify_operator(cluster, requests))
         case _ if space is not None:
-            fields = read(allowed.path, body, "", space)
+            fields = _fields(session, allowed, body, "", space)
             await ownership.check_request(cluster, services, space, allowed, fields, known=known)
             return dump_object(fields)
         case _:
@@ -79,7 +83,19 @@ def _inspected(session: Session, allowed: Allowed, body: bytes) -> bytes:
     known = session.cluster.namespace_id
     if allowed.unproven and known is None:  # proving would use up a wrapping token
         raise RequestRefused(503, "this bridge has seen no login of the cluster yet", "space_unknown")
-    return rewrite(allowed.path, body, known)
+    return dump_object(_fields(session, allowed, body, known, None))
+
+
+def _fields(
+    session: Session, allowed: Allowed, body: bytes, namespace_id: str | None, space: Space | None
+) -> dict[str, Any]:
+    """What goes on to OpenBao, by its own names."""
+    fields = read(allowed.path, body, namespace_id, space)
+    if allowed.path != minting.PATH:
+        return fields
+    cluster = session.cluster
+    prefix = POD_POLICY_PREFIX if space is None else space.pod_policies
+    return minting.narrow(fields, cluster.grants.roles, cluster.fingerprint, prefix)
 
 
 async def _login(session: Session, account: Account, space: Space | None, body: bytes) -> bytes:

@@ -21,10 +21,11 @@ from cloudtaser.bridge.config_brokers import Brokers
 from cloudtaser.bridge.config_files import PairFiles
 from cloudtaser.bridge.config_login import Login, boolean, readable
 from cloudtaser.bridge.config_pods import PodLogins
-from cloudtaser.bridge.limits import CLUSTER, PEER, TOKEN, Rate
+from cloudtaser.bridge.limits import CLUSTER, PEER, TOKEN
 from cloudtaser.errors import ConfigError
 from cloudtaser.net.dial import Address
 from cloudtaser.net.proxy import DIRECT, Proxies
+from cloudtaser.net.rates import Rate
 from cloudtaser.version import VERSION
 
 ENVIRONMENT_PREFIX: Final = "CLOUDTASER_BRIDGE_"

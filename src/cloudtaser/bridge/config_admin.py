@@ -13,7 +13,8 @@ from typing import Protocol, TypeVar
 
 from cloudtaser.bridge.admin_rules import DEFAULT, AdminRules
 from cloudtaser.bridge.config_login import readable
-from cloudtaser.bridge.limits import ADMIN, Rate
+from cloudtaser.bridge.limits import ADMIN
+from cloudtaser.net.rates import Rate
 
 T = TypeVar("T")
 

@@ -27,7 +27,7 @@ from cloudtaser.bridge.token_forms import check_token, token_of
 from cloudtaser.bridge.verdict import CORRELATION_HEADER, SHOWS_JWT, Allowed, Kind, Pin, Refused, Verdict
 from cloudtaser.openbao.layout import POD_TOKEN_ROLE, Space
 from cloudtaser.wire.migration import MIGRATE_TARGET
-from cloudtaser.wire.names import POD_CA_PATH, REVIEWER_PATH
+from cloudtaser.wire.names import OPERATOR_CERTIFICATES_PATH, POD_CA_PATH, REVIEWER_PATH
 
 MAX_TARGET: Final = 4096
 
@@ -47,6 +47,7 @@ _LISTED: Final = {
     "auth/token/renew-self": (_WRITES, Kind.INSPECT),
     "auth/token/revoke-self": (_WRITES, Kind.INSPECT),
     f"auth/token/create/{POD_TOKEN_ROLE}": (_WRITES, Kind.INSPECT),
+    "auth/token/renew-accessor": (_WRITES, Kind.INSPECT),
     "auth/token/revoke-accessor": (_WRITES, Kind.INSPECT),
     "sys/wrapping/unwrap": (_WRITES, Kind.INSPECT),
     "sys/wrapping/lookup": (_WRITES, Kind.INSPECT),
@@ -60,6 +61,7 @@ _LISTED: Final = {
 _MOUNT_INFO: Final = "sys/internal/ui/mounts/"
 _REVIEWER: Final = REVIEWER_PATH.removeprefix("/v1/")
 _POD_CA: Final = POD_CA_PATH.removeprefix("/v1/")
+_OPERATOR_CERTIFICATES: Final = OPERATOR_CERTIFICATES_PATH.removeprefix("/v1/")
 
 _TEXT: Final = re.compile(rb"[\x20-\x7e]{1,256}")
 _HEADER_FORMS: Final = {
@@ -106,6 +108,8 @@ def _route(method: bytes, path: str, queries: dict[str, str], pin: Pin) -> Kind:
     if first == "cloudtaser":
         if pin.operator and path == _REVIEWER and method == b"PUT":
             return Kind.REVIEWER
+        if pin.operator and path == _OPERATOR_CERTIFICATES:
+            return _only(method, _POST, queries, path, Kind.OPERATOR_CERTIFICATES)
         if path == _POD_CA:
             return _only(method, _READ, queries, path, Kind.POD_CA)
         raise RequestRefused(404, f"no such call of the bridge: {shown(path)}", "not_listed")

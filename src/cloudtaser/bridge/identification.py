@@ -58,9 +58,8 @@ async def identify(
     return await with_fresh_keys(cluster, services, check)
 
 
-async def reviewer(cluster: Cluster, services: Services, body: bytes, jwt: str) -> tuple[PodIdentity, Secret]:
-    """The operator, by its own token, and the reviewer's token that it hands over. TokenRefused unless the
-    caller is the recorded operator; RequestRefused unless the body is `{"token": …}`."""
+async def operator(cluster: Cluster, services: Services, jwt: str) -> PodIdentity:
+    """The cluster's operator, by its own token. TokenRefused unless the caller is the recorded one."""
 
     def check() -> PodIdentity:
         identity = verify(
@@ -75,7 +74,13 @@ async def reviewer(cluster: Cluster, services: Services, body: bytes, jwt: str) 
             raise TokenRefused(Reason.WRONG_SUBJECT)
         return identity
 
-    identity = await with_fresh_keys(cluster, services, check)
+    return await with_fresh_keys(cluster, services, check)
+
+
+async def reviewer(cluster: Cluster, services: Services, body: bytes, jwt: str) -> tuple[PodIdentity, Secret]:
+    """The operator, by its own token, and the reviewer's token that it hands over. TokenRefused unless the
+    caller is the recorded operator; RequestRefused unless the body is `{"token": …}`."""
+    identity = await operator(cluster, services, jwt)
     try:
         fields = parse_object(body, what="the body", limit=login.MAX_LOGIN)
     except ProtocolError as error:

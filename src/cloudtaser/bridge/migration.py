@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Final
 
 from cloudtaser.bridge.admin_rules import DEFAULT, AdminRules
 from cloudtaser.bridge.identification import with_fresh_keys
-from cloudtaser.bridge.limits import ADMIN, Buckets
+from cloudtaser.bridge.limits import ADMIN
 from cloudtaser.bridge.refusal import RequestRefused
 from cloudtaser.bridge.tokens import PodIdentity, Reason, TokenRefused, verify
 from cloudtaser.errors import ProtocolError, UsageError
+from cloudtaser.net.rates import Buckets
 from cloudtaser.openbao.layout import Space
 from cloudtaser.openbao.paths import check_path
 from cloudtaser.wire.migration import (

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
+from cloudtaser.bridge import operator_certificates
 from cloudtaser.bridge.audit import Audit
 from cloudtaser.bridge.audit_lines import AuditLines
 from cloudtaser.bridge.background import Background
@@ -21,7 +22,7 @@ from cloudtaser.bridge.config_login import keeper
 from cloudtaser.bridge.doors import BeaconDoor, Door, Ways, reachable
 from cloudtaser.bridge.files import FilePairs
 from cloudtaser.bridge.heartbeat import Heartbeat
-from cloudtaser.bridge.limits import Buckets, Limits
+from cloudtaser.bridge.limits import Limits
 from cloudtaser.bridge.metrics import Metrics
 from cloudtaser.bridge.migration import Admin
 from cloudtaser.bridge.one_cluster import OneCluster
@@ -39,6 +40,7 @@ from cloudtaser.bridge.vault_writer import VaultWriter
 from cloudtaser.errors import CloudtaserError, NotAuthorisedError, RefusedError
 from cloudtaser.net.log import get_logger
 from cloudtaser.net.probes import Probes
+from cloudtaser.net.rates import Buckets
 from cloudtaser.net.rendezvous import BEACON, BROKER
 from cloudtaser.net.tls import beacon_client
 from cloudtaser.openbao.client import OpenBao
@@ -85,6 +87,7 @@ class Bridge:
             limits=Limits(peer=config.rate_peer, token=config.rate_token, cluster=config.rate_cluster),
             refetch_keys=self._refetch_keys,
             reviewer_token=self._reviewer_token,
+            certify_operator=self._certify_operator,
             now=time.time,
             seats=Seats(single=config.pods.single),
             review=self._review if config.pods.strict else None,
@@ -261,6 +264,9 @@ class Bridge:
         station = self._stations.get(cluster.fingerprint)
         if station is not None:
             station.take_reviewer_token(token)
+
+    async def _certify_operator(self, cluster: Cluster, requests: operator_certificates.Requests) -> bytes:
+        return await operator_certificates.sign(self._client, cluster, requests, self._config.certificate_ttl)
 
     async def _review(self, cluster: Cluster, jwt: str, identity: PodIdentity) -> None:
         station = self._stations.get(cluster.fingerprint)

@@ -23,6 +23,7 @@ from cloudtaser.bridge.holders import Holders
 from cloudtaser.bridge.limits import Limits
 from cloudtaser.bridge.migration import Admin
 from cloudtaser.bridge.mounted import LOGIN_MOUNTS
+from cloudtaser.bridge.operator_certificates import Requests
 from cloudtaser.bridge.seats import Seats
 from cloudtaser.bridge.tokens import PodIdentity
 from cloudtaser.bridge.turn import Turn
@@ -62,6 +63,8 @@ class Services:
     """Reads the cluster's keys anew if it is not too soon; changes `cluster.keys`."""
     reviewer_token: Callable[[Cluster, Secret], None]
     """Takes the operator's token for issuer discovery and TokenReview."""
+    certify_operator: Callable[[Cluster, Requests], Awaitable[bytes]]
+    """Has the operator's certificates signed; the answer's body."""
     now: Callable[[], float]
     """Seconds since the epoch."""
     holders: Holders = field(default_factory=Holders)

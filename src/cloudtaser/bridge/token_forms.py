@@ -58,7 +58,7 @@ def check_token(token: str, kind: Kind, pin: Pin) -> bool:
     """Refuses a token of another namespace. True when that cannot be told yet."""
     if kind in SHOWS_JWT:
         if not _JWT.fullmatch(token):
-            whose = "the operator's own" if kind is Kind.REVIEWER else "cloudtaser-admin's"
+            whose = "cloudtaser-admin's" if kind is Kind.MIGRATE else "the operator's own"
             raise RequestRefused(401, f"{whose} ServiceAccount token is needed here", "token_form")
         return False
     if not token:

@@ -33,13 +33,15 @@ class Kind(enum.Enum):
     SEAL_STATUS = enum.auto()
     REVIEWER = enum.auto()
     """The operator hands over the reviewer's token."""
+    OPERATOR_CERTIFICATES = enum.auto()
+    """The operator has its server and its sealing certificate signed: the bridge's own answer."""
     POD_CA = enum.auto()
     """A pod asks which pod CA to pin from its next connection on: the bridge's own answer."""
     MIGRATE = enum.auto()
     """An administrator without a token of OpenBao's has a secret stored."""
 
 
-SHOWS_JWT: Final = frozenset({Kind.REVIEWER, Kind.MIGRATE})
+SHOWS_JWT: Final = frozenset({Kind.REVIEWER, Kind.OPERATOR_CERTIFICATES, Kind.MIGRATE})
 """Calls of the bridge itself, whose caller proves by a ServiceAccount token who it is."""
 
 
@@ -71,7 +73,7 @@ class Allowed:
     headers: Headers
     path: str
     token: str = ""
-    """OpenBao's token; for REVIEWER and MIGRATE the caller's JWT. For the one call that needs
+    """OpenBao's token; for what `SHOWS_JWT` the caller's JWT. For the one call that needs
     it: never logged."""
     correlation: str = ""
     """The caller's correlation id, if it gave one; not among `headers`."""

@@ -87,12 +87,13 @@ def admin_proxy_policy_for(layout: Layout, spaces: Iterable[Space]) -> Policy:
 
 
 def operator_policy(space: Space) -> Policy:
-    """An operator in its space: make tokens for its pods under their own role, and take them back.
+    """An operator in its space: make tokens for its pods under their own role, renew and take them back.
 
     Without namespaces an accessor does not show whose it is; the bridge looks first, under this policy.
     """
     paths = {
         f"auth/token/create/{space.pod_token_role}": ["create", "update"],
+        "auth/token/renew-accessor": ["update"],
         "auth/token/revoke-accessor": ["update"],
     }
     looks = {"auth/token/lookup-accessor": ["update"]} if space.prefix else {}

@@ -32,6 +32,7 @@ TRUST_CONFIGMAP: Final = "cloudtaser-trust"
 POD_CA_CONFIGMAP: Final = "cloudtaser-ca"
 REVIEWER_PATH: Final = "/v1/cloudtaser/reviewer"
 POD_CA_PATH: Final = "/v1/cloudtaser/pod-ca"
+OPERATOR_CERTIFICATES_PATH: Final = "/v1/cloudtaser/operator-certificates"
 
 PartyRole = Literal["bridge", "broker", "operator"]
 

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudtaser.bridge.limits import Buckets, Limits, Rate
+from cloudtaser.bridge.limits import Limits
 from cloudtaser.errors import ConfigError
+from cloudtaser.net.rates import Buckets, Rate
 
 ONE = Rate(1, 1)
 

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from cloudtaser.bridge import migration as module
-from cloudtaser.bridge.limits import Buckets, Rate
 from cloudtaser.bridge.migration import Admin
 from cloudtaser.bridge.session import Times
 from cloudtaser.bridge.vault_writer import VaultWriter
 from cloudtaser.demo.tokens import PodReference
+from cloudtaser.net.rates import Buckets, Rate
 from cloudtaser.openbao.client import OpenBao
 from cloudtaser.openbao.login import TokenValue
 from cloudtaser.secret import Secret

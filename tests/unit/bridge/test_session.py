@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from cloudtaser.bridge.cluster import Cluster
-from cloudtaser.bridge.limits import Limits, Rate
+from cloudtaser.bridge.limits import Limits
 from cloudtaser.bridge.passage import HELD
 from cloudtaser.bridge.session import Session, Times
 from cloudtaser.bridge.upstream import MAX_UPLOADS
+from cloudtaser.net.rates import Rate
 from cloudtaser.wire.opening import Kind, Opening
 from tests.integration.bridge_world import Bridge, Pod, Space, bridge_for
 from tests.unit.bridge.scripted import OK, Line, Script, Scripted, answers_everything, scripted

@@ -1,0 +1,295 @@
+"""Minting: does what each custody says, for many containers at a time and one at a time for each of them.
+
+Used by `method`, on every replica. An announcement becomes a job; a bounded number of workers take them in
+the order in which they came. A container has one job at most: who announces again meanwhile adds nothing, who
+announces another key (a new start) takes the earlier one's place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from cloudtaser.errors import CloudtaserError
+from cloudtaser.kube.errors import NotFoundError
+from cloudtaser.net.log import get_logger
+from cloudtaser.net.rates import Buckets, Rate
+from cloudtaser.operator.tokens import delivery
+from cloudtaser.operator.tokens.announcement import Announcement, Announcer, Refusal
+from cloudtaser.operator.tokens.credentials import Credentials
+from cloudtaser.operator.tokens.custody import (
+    Annotate,
+    Custody,
+    Deliver,
+    End,
+    Ended,
+    Forget,
+    Look,
+    Mint,
+    Outcome,
+    Record,
+    Revoke,
+    Step,
+)
+from cloudtaser.operator.tokens.delivery import Taken
+from cloudtaser.operator.tokens.ledger import Entry, Ledger
+from cloudtaser.operator.tokens.metrics import TokenMetrics
+from cloudtaser.operator.tokens.ports import Cluster, Events
+from cloudtaser.operator.tokens.target import ACCESSOR_ANNOTATION, Target, encode, find
+from cloudtaser.operator.tokens.vault import NoGrantError, Vault
+from cloudtaser.wire.envelope import Recipient, Token
+
+POD_RATE: Final = Rate(1 / 15, 8)
+"""Jobs of one pod, whose containers may start and crash together, but not make tokens without end."""
+EVENT_RATE: Final = Rate(1 / 300, 2)
+"""Events of one kind about one pod."""
+
+_log = get_logger("operator.tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class MintingLimits:
+    """How much is worked on at a time, and waits."""
+
+    workers: int = 16
+    waiting: int = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One announcement that was believed."""
+
+    announcer: Announcer
+    container: str
+    public_key: bytes
+    since: float
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Which container of which pod."""
+        return self.announcer.pod.uid, self.container
+
+
+class Minting:
+    """`submit` takes announcements, `run` serves them."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        vault: Vault,
+        credentials: Credentials,
+        ledger: Ledger,
+        events: Events,
+        metrics: TokenMetrics,
+        *,
+        limits: MintingLimits,
+        loopback: bool,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+    ) -> None:
+        """`clock` is steady, `wall` the time of day; both in seconds. `loopback`: see `target.find`."""
+        self.cluster = cluster
+        self.vault = vault
+        self.credentials = credentials
+        self.ledger = ledger
+        self.metrics = metrics
+        self.loopback = loopback
+        self.wall = wall
+        self._events = events
+        self._limits = limits
+        self._clock = clock
+        self._waiting: OrderedDict[tuple[str, str], Job] = OrderedDict()
+        self._running: dict[tuple[str, str], Job] = {}
+        self._next: dict[tuple[str, str], Job] = {}
+        self._work = asyncio.Semaphore(0)
+        self._pods = Buckets(POD_RATE)
+        self._event_rates = Buckets(EVENT_RATE)
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that nobody works on yet."""
+        return len(self._waiting)
+
+    def submit(self, announcer: Announcer, announcement: Announcement) -> float:
+        """Take the job. 0.0, or the seconds after which to come back: there is too much to do, for this pod
+        or in all."""
+        now = self._clock()
+        job = Job(announcer, announcement.container, announcement.public_key, now)
+        running, waiting = self._running.get(job.key), self._waiting.get(job.key)
+        latest = self._next.get(job.key) or running or waiting
+        if latest is not None and latest.public_key == job.public_key:
+            return 0.0
+        if latest is None and len(self._waiting) >= self._limits.waiting:
+            return random.uniform(5.0, 30.0)  # noqa: S311
+        wait = self._pods.take(job.announcer.pod.uid, now)
+        if wait:
+            return wait
+        if running is not None:
+            self._next[job.key] = job
+        elif waiting is not None:
+            self._waiting[job.key] = job
+        else:
+            self._enqueue(job)
+        return 0.0
+
+    async def run(self) -> None:
+        """Serve until cancelled; what is under way then is as if the operator had been killed."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self._limits.workers):
+                group.create_task(self._worker())
+
+    def _enqueue(self, job: Job) -> None:
+        self._waiting[job.key] = job
+        self._work.release()
+
+    async def _worker(self) -> None:
+        while True:
+            await self._work.acquire()
+            key, job = self._waiting.popitem(last=False)
+            self._running[key] = job
+            try:
+                await self._serve(job)
+            except CloudtaserError as error:  # of the wiring: a step catches its own
+                _log.warning("a pod was not unsealed", pod=str(job.announcer.pod), error=error.diagnostic())
+            finally:
+                del self._running[key]
+                following = self._next.pop(key, None)
+                if following is not None:
+                    self._enqueue(following)
+
+    async def _serve(self, job: Job) -> None:
+        service = _Service(self, job)
+        how = await service.finish()
+        self.metrics.unsealings.labels(how.value).inc()
+        pod, seconds = job.announcer.pod, self._clock() - job.since
+        if how is End.UNSEALED:
+            self.metrics.seconds.observe(seconds)
+            _log.info("unsealed", pod=str(pod), container=job.container, seconds=round(seconds, 3))
+        elif how is End.SUPERSEDED:
+            _log.debug("nothing to unseal", pod=str(pod), container=job.container, reason=service.trouble)
+        else:
+            _log.warning("not unsealed", pod=str(pod), container=job.container, error=service.trouble)
+            if not self._event_rates.take((pod.uid, how), self._clock()):
+                message = f"container {job.container} waits for its token: {service.trouble}"
+                await self._events.warn(pod, "NotUnsealed", message)
+
+
+class _Service:
+    """One job: the steps of its custody, done."""
+
+    def __init__(self, minting: Minting, job: Job) -> None:
+        self._of = minting
+        self._job = job
+        self._pod = job.announcer.pod
+        self._custody = Custody()
+        self._token: Token | None = None
+        self._target: Target | None = None
+        self._entries: dict[str, Entry] = {}
+        self.trouble = ""
+        """What failed last, in one line."""
+
+    async def finish(self) -> End:
+        """Step by step to the end."""
+        while not isinstance(step := self._custody.step, Ended):
+            delay = getattr(step, "delay", 0.0)
+            if delay:
+                await asyncio.sleep(random.uniform(0.5, 1.0) * delay)  # noqa: S311
+            try:
+                await self._do(step)
+            except CloudtaserError as error:
+                self.trouble = error.diagnostic()
+                self._custody.report(_judged(step, error))
+            if not self._custody.needs_token:
+                self._token = None
+        return step.how
+
+    async def _do(self, step: Step) -> None:
+        match step:
+            case Look():
+                self._custody.report(await self._look())
+            case Mint():
+                await self._mint()
+            case Record(accessor):
+                await self._of.ledger.add(self._entries[accessor])
+                self._custody.report(Outcome.DONE)
+            case Deliver():
+                self._custody.report(await self._deliver())
+            case Annotate(accessor):
+                await self._annotate(accessor)
+            case Revoke(accessor):
+                await self._of.vault.revoke(accessor)
+                self._of.metrics.tokens.labels("revoked").inc()
+                self._custody.report(Outcome.DONE)
+            case Forget(accessor):
+                await self._of.ledger.remove(self._entries[accessor])
+                self._custody.report(Outcome.DONE)
+
+    async def _look(self) -> Outcome:
+        self._target = await self._find()
+        if await delivery.waits_for(self._target, self._job.public_key):
+            return Outcome.DONE
+        self.trouble = "the wrapper waits for no token, or under another key"
+        return Outcome.SUPERSEDED
+
+    async def _mint(self) -> None:
+        job, of = self._job, self._of
+        minted = await of.vault.mint(self._pod, job.announcer.service_account, job.container)
+        of.metrics.tokens.labels("minted").inc()
+        self._token = Token(minted.token, minted.ttl)
+        entry = Entry(self._pod, job.container, minted.accessor, int(of.wall()), minted.ttl)
+        self._entries[minted.accessor] = entry
+        self._custody.minted(minted.accessor)
+
+    async def _deliver(self) -> Outcome:
+        assert self._token is not None
+        assert self._target is not None
+        job = self._job
+        recipient = Recipient(job.public_key, self._pod.uid, job.container)
+        envelope = self._of.credentials.seal(self._token, recipient)
+        match await delivery.unseal(self._target, envelope):
+            case Taken.YES:
+                return Outcome.DONE
+            case Taken.NOT_SEALED:
+                self.trouble = "the wrapper has a token by now"
+                return Outcome.SUPERSEDED
+            case Taken.NO:
+                self.trouble = "the wrapper refused the envelope; its log says why"
+                return Outcome.REFUSED
+
+    async def _annotate(self, accessor: str) -> None:
+        target = self._target or await self._find()
+        self._target = None  # a second attempt reads the pod anew
+        container = self._job.container
+        value = encode({**target.accessors, container: accessor})
+        await self._of.cluster.annotate(self._pod, target.version, {ACCESSOR_ANNOTATION: value})
+        replaced = target.accessors.get(container, "")
+        if replaced and replaced != accessor:
+            # anybody who may edit the pod can write there: only what the ledger has for it is its own
+            known = {entry.accessor: entry for entry in await self._of.ledger.of_pod(self._pod.uid)}
+            entry = known.get(replaced)
+            replaced = replaced if entry is not None and entry.container == container else ""
+            self._entries |= {replaced: entry} if entry is not None else {}
+        self._custody.annotated(replaced)
+
+    async def _find(self) -> Target:
+        pod = await self._of.cluster.pod(self._pod.namespace, self._pod.name)
+        return find(pod, self._pod.uid, self._job.container, loopback=self._of.loopback)
+
+
+def _judged(step: Step, error: CloudtaserError) -> Outcome:
+    """What an error means to the custody."""
+    gone = isinstance(error, NotFoundError) or (isinstance(error, Refusal) and error.reason == "gone")
+    match step:
+        case Annotate() if gone:
+            return Outcome.GONE
+        case Look() if gone:
+            return Outcome.SUPERSEDED
+        case Look() if isinstance(error, Refusal) and error.reason != "no_address":
+            return Outcome.REFUSED
+        case Mint() if isinstance(error, NoGrantError):
+            return Outcome.REFUSED
+    return Outcome.FAILED
