@@ -23,6 +23,7 @@ from cloudtaser.bridge.audit import Audit
 from cloudtaser.bridge.cluster import Cluster
 from cloudtaser.bridge.limits import Limits
 from cloudtaser.bridge.migration import Admin
+from cloudtaser.bridge.operator_certificates import Requests
 from cloudtaser.bridge.session import Services, Session, Times
 from cloudtaser.bridge.tokens import KeySet
 from cloudtaser.bridge.upstream import Upstream
@@ -360,6 +361,7 @@ async def bridge_for(
     lines: list[dict[str, Any]] = []
     reviewer_tokens: list[Secret] = []
     cluster = space.cluster()
+    certified: list[Requests] = []
     audited = asyncio.Event()
 
     def take_line(line: bytes) -> None:
@@ -369,12 +371,17 @@ async def bridge_for(
     async def refetch(_: Cluster) -> None:
         bridge.refetched += 1
 
+    async def certify(_: Cluster, requests: Requests) -> bytes:
+        certified.append(requests)
+        return b"{}"
+
     services = Services(
         upstream=upstream or Upstream(address),
         audit=Audit(take_line),
         limits=limits or Limits(),
         refetch_keys=refetch,
         reviewer_token=lambda _, token: reviewer_tokens.append(token),
+        certify_operator=certify,
         now=time.time,
         times=times or Times(),
         admin=admin or Admin(),

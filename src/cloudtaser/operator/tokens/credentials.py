@@ -111,13 +111,11 @@ class Credentials:
         server, sealing = BrokerKey.generate(), BrokerKey.generate()
         certified = await self._vault.certify(server.csr_pem, sealing.csr_pem)
         _check(certified, server, sealing, self._fingerprint, now)
-        shown, sealed = (
-            load_certificate(text, "a certificate") for text in (certified.server, certified.seal)
-        )
+        leaves = [load_certificate(text, "a leaf") for text in (certified.server, certified.seal)]
         context = pod_server(TlsIdentity(certified.server.encode(), server.pem()))
-        ends = min(one.not_valid_after_utc.timestamp() for one in (shown, sealed))
+        ends = min(one.not_valid_after_utc.timestamp() for one in leaves)
         due = now.timestamp() + (ends - now.timestamp()) * RENEW_AT
-        self._standing = Standing(context, sealing.private, der(sealed), self._identity.pod_ca, ends, due)
+        self._standing = Standing(context, sealing.private, der(leaves[1]), self._identity.pod_ca, ends, due)
         self._metrics.certificates.labels("ok").inc()
         if not self.ready.is_set():
             _log.info("ready to unseal pods", until=int(self._standing.not_after))

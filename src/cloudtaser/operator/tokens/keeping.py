@@ -8,6 +8,7 @@ ended; a sweep each minute finds what the watch missed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, TypeVar
@@ -86,18 +87,22 @@ class Keeping:
         backoff = Backoff(first=0.5, limit=15.0)
         while True:
             try:
-                async for uid in self._cluster.ended_pods():
-                    backoff.reset()
-                    self._ended.add(uid)
-                    self._wake.set()
-                    if len(self._ended) > _MOST_AT_ONCE:  # a sweep costs less
-                        self._ended.clear()
-                        self._sweep_at = self._clock()
+                async with contextlib.aclosing(self._cluster.ended_pods()) as ended:
+                    async for uid in ended:
+                        backoff.reset()
+                        self._note(uid)
             except CloudtaserError as error:
                 self._complain("pods cannot be watched", error)
             await asyncio.sleep(backoff.next())
             self._sweep_at = self._clock()  # what ended meanwhile
             self._wake.set()
+
+    def _note(self, uid: str) -> None:
+        self._ended.add(uid)
+        if len(self._ended) > _MOST_AT_ONCE:  # a sweep costs less
+            self._ended.clear()
+            self._sweep_at = self._clock()
+        self._wake.set()
 
     async def _keep(self) -> None:
         while True:

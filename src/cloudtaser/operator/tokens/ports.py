@@ -7,7 +7,7 @@ over plain data in unit tests.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -70,7 +70,7 @@ class Cluster(Protocol):
     async def live_pods(self) -> Mapping[str, LivePod]:
         """Every pod that has not ended, by UID."""
 
-    def ended_pods(self) -> AsyncIterator[str]:
+    def ended_pods(self) -> AsyncGenerator[str, None]:
         """The UID of each pod that ends or is deleted from now on, until the watch breaks (then it raises, or
         just ends)."""
 
