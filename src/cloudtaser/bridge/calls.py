@@ -71,9 +71,9 @@ async def after_asking(
             requests = operator_certificates.read(body)
             return OwnAnswer(200, await services.certify_operator(cluster, requests))
         case _ if space is not None:
-            fields = _fields(session, allowed, body, "", space)
+            fields = read(allowed.path, body, "", space)
             await ownership.check_request(cluster, services, space, allowed, fields, known=known)
-            return dump_object(fields)
+            return _narrowed(session, allowed, fields, space)
         case _:
             await prove(cluster, services, allowed.token)
             return _inspected(session, allowed, body)
@@ -83,19 +83,16 @@ def _inspected(session: Session, allowed: Allowed, body: bytes) -> bytes:
     known = session.cluster.namespace_id
     if allowed.unproven and known is None:  # proving would use up a wrapping token
         raise RequestRefused(503, "this bridge has seen no login of the cluster yet", "space_unknown")
-    return dump_object(_fields(session, allowed, body, known, None))
+    return _narrowed(session, allowed, read(allowed.path, body, known), None)
 
 
-def _fields(
-    session: Session, allowed: Allowed, body: bytes, namespace_id: str | None, space: Space | None
-) -> dict[str, Any]:
-    """What goes on to OpenBao, by its own names."""
-    fields = read(allowed.path, body, namespace_id, space)
-    if allowed.path != minting.PATH:
-        return fields
-    cluster = session.cluster
-    prefix = POD_POLICY_PREFIX if space is None else space.pod_policies
-    return minting.narrow(fields, cluster.grants.roles, cluster.fingerprint, prefix)
+def _narrowed(session: Session, allowed: Allowed, fields: dict[str, Any], space: Space | None) -> bytes:
+    """What goes on to OpenBao, once it is known that the caller's token is the space's."""
+    if allowed.path == minting.PATH:
+        cluster = session.cluster
+        prefix = POD_POLICY_PREFIX if space is None else space.pod_policies
+        fields = minting.narrow(fields, cluster.grants.roles, cluster.fingerprint, prefix)
+    return dump_object(fields)
 
 
 async def _login(session: Session, account: Account, space: Space | None, body: bytes) -> bytes:

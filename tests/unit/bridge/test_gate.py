@@ -51,6 +51,7 @@ def refused(method: bytes, target: bytes, headers: Headers | None = None, pin: P
         (b"PUT", b"/v1/auth/token/renew-self", Kind.INSPECT),
         (b"PUT", b"/v1/auth/token/revoke-self", Kind.INSPECT),
         (b"POST", b"/v1/auth/token/create/cloudtaser-pod", Kind.INSPECT),
+        (b"POST", b"/v1/auth/token/renew-accessor", Kind.INSPECT),
         (b"POST", b"/v1/auth/token/revoke-accessor", Kind.INSPECT),
         (b"PUT", b"/v1/sys/wrapping/unwrap", Kind.INSPECT),
         (b"POST", b"/v1/sys/wrapping/lookup", Kind.INSPECT),
@@ -285,6 +286,16 @@ def test_the_reviewers_token_is_taken_on_operator_streams_alone() -> None:
     assert refused(b"PUT", b"/v1/cloudtaser/reviewer", sent).status == 404
     assert refused(b"GET", b"/v1/cloudtaser/reviewer", sent, OPERATOR).status == 404
     assert refused(b"GET", b"/v1/cloudtaser/data/system/x", sent, OPERATOR).status == 404
+
+
+def test_the_operators_certificates_are_signed_on_operator_streams_alone() -> None:
+    sent = [(b"authorization", b"Bearer " + JWT)]
+    target = b"/v1/cloudtaser/operator-certificates"
+    verdict = allowed(b"POST", target, sent, OPERATOR)
+    assert (verdict.kind, verdict.token) == (Kind.OPERATOR_CERTIFICATES, JWT.decode())
+    assert all(JWT not in value for _, value in verdict.headers)
+    assert refused(b"POST", target, sent).status == 404
+    assert refused(b"GET", target, sent, OPERATOR).status == 405
 
 
 @pytest.mark.parametrize("pin", [PIN, OPERATOR])

@@ -21,8 +21,8 @@ from cloudtaser.errors import UnavailableError
 from cloudtaser.net.ends import NOWHERE
 from cloudtaser.net.layers import TlsLayer
 from cloudtaser.net.log import get_logger
-from cloudtaser.operator.config import Listen
 from cloudtaser.operator.enrolment import Reporter
+from cloudtaser.operator.settings import Listen
 from cloudtaser.operator.tokens.announcement import MAX_BODY
 from cloudtaser.operator.tokens.metrics import TokenMetrics
 from cloudtaser.wire.http1 import CONTINUE, Body, End, HttpError, RequestHead, RequestParser, simple_response

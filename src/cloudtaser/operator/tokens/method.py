@@ -19,8 +19,8 @@ from prometheus_client import CollectorRegistry
 from cloudtaser.errors import CloudtaserError, ProtocolError
 from cloudtaser.net.log import get_logger
 from cloudtaser.net.rates import Buckets, Rate
-from cloudtaser.operator.config import Listen
 from cloudtaser.operator.enrolment import Reporter
+from cloudtaser.operator.settings import Listen
 from cloudtaser.operator.tokens.announcement import Refusal, judge, read
 from cloudtaser.operator.tokens.credentials import Credentials
 from cloudtaser.operator.tokens.door import Door, DoorLimits, Verdict

@@ -24,7 +24,7 @@ from cloudtaser.operator.tokens.custody import (
     Step,
 )
 
-POSSIBLE: dict[type[Step], tuple[Outcome, ...]] = {  # type: ignore[valid-type]
+POSSIBLE: dict[type[Step], tuple[Outcome, ...]] = {
     Look: (Outcome.DONE, Outcome.SUPERSEDED, Outcome.REFUSED, Outcome.FAILED),
     Mint: (Outcome.DONE, Outcome.SUPERSEDED, Outcome.REFUSED, Outcome.FAILED),
     Record: (Outcome.DONE, Outcome.FAILED),
