@@ -17,6 +17,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry
 
 from cloudtaser.errors import CloudtaserError, ProtocolError
+from cloudtaser.kube.events import EventSink
 from cloudtaser.net.log import get_logger
 from cloudtaser.net.rates import Buckets, Rate
 from cloudtaser.operator.enrolment import Reporter
@@ -28,7 +29,7 @@ from cloudtaser.operator.tokens.keeping import SWEEP_EVERY, Keeping
 from cloudtaser.operator.tokens.ledger import Ledger
 from cloudtaser.operator.tokens.metrics import TokenMetrics
 from cloudtaser.operator.tokens.minting import Minting, MintingLimits
-from cloudtaser.operator.tokens.ports import Cluster, Events, Identity, Pipe
+from cloudtaser.operator.tokens.ports import Cluster, Identity, Pipe
 from cloudtaser.operator.tokens.vault import Vault
 from cloudtaser.wire.hashes import short_fingerprint
 from cloudtaser.wire.names import unseal_audience
@@ -65,7 +66,7 @@ class TokenMethod:
         cluster: Cluster,
         pipe: Pipe,
         identity: Identity,
-        events: Events,
+        events: EventSink,
         registry: CollectorRegistry,
         *,
         clock: Callable[[], float] = time.monotonic,

@@ -16,6 +16,7 @@ from typing import Final
 
 from cloudtaser.errors import CloudtaserError
 from cloudtaser.kube.errors import NotFoundError
+from cloudtaser.kube.events import EventSink, Occurrence
 from cloudtaser.net.log import get_logger
 from cloudtaser.net.rates import Buckets, Rate
 from cloudtaser.operator.tokens import delivery
@@ -38,15 +39,13 @@ from cloudtaser.operator.tokens.custody import (
 from cloudtaser.operator.tokens.delivery import Taken
 from cloudtaser.operator.tokens.ledger import Entry, Ledger
 from cloudtaser.operator.tokens.metrics import TokenMetrics
-from cloudtaser.operator.tokens.ports import Cluster, Events
+from cloudtaser.operator.tokens.ports import Cluster
 from cloudtaser.operator.tokens.target import ACCESSOR_ANNOTATION, Target, encode, find
 from cloudtaser.operator.tokens.vault import NoGrantError, Vault
 from cloudtaser.wire.envelope import Recipient, Token
 
 POD_RATE: Final = Rate(1 / 15, 8)
 """Jobs of one pod, whose containers may start and crash together, but not make tokens without end."""
-EVENT_RATE: Final = Rate(1 / 300, 2)
-"""Events of one kind about one pod."""
 
 _log = get_logger("operator.tokens")
 
@@ -83,7 +82,7 @@ class Minting:
         vault: Vault,
         credentials: Credentials,
         ledger: Ledger,
-        events: Events,
+        events: EventSink,
         metrics: TokenMetrics,
         *,
         limits: MintingLimits,
@@ -107,7 +106,6 @@ class Minting:
         self._next: dict[tuple[str, str], Job] = {}
         self._work = asyncio.Semaphore(0)
         self._pods = Buckets(POD_RATE)
-        self._event_rates = Buckets(EVENT_RATE)
 
     @property
     def waiting(self) -> int:
@@ -173,9 +171,10 @@ class Minting:
             _log.debug("nothing to unseal", pod=str(pod), container=job.container, reason=service.trouble)
         else:
             _log.warning("not unsealed", pod=str(pod), container=job.container, error=service.trouble)
-            if not self._event_rates.take((pod.uid, how), self._clock()):
-                message = f"container {job.container} waits for its token: {service.trouble}"
-                await self._events.warn(pod, "NotUnsealed", message)
+            message = f"container {job.container} waits for its token: {service.trouble}"
+            self._events.record(
+                Occurrence(pod.namespace, "Pod", pod.name, pod.uid, "v1", "NotUnsealed", message)
+            )
 
 
 class _Service:

@@ -80,10 +80,3 @@ class Cluster(Protocol):
     async def write_ledger(self, name: str, changes: Mapping[str, str | None]) -> None:
         """Set these keys of one ledger's ConfigMap, and remove those whose value is None; others stay as they
         are, whoever writes them. The ConfigMap is made where there is none."""
-
-
-class Events(Protocol):
-    """Where a user looks when his pod does not start."""
-
-    async def warn(self, pod: PodRef, reason: str, message: str) -> None:
-        """An event on the pod; what cannot be stored is lost."""
