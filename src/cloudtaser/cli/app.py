@@ -16,7 +16,7 @@ from typing import Annotated, Final
 
 import typer
 
-from cloudtaser.cli import completion, source
+from cloudtaser.cli import completion, source, target
 from cloudtaser.cli.aliases import rewrite
 from cloudtaser.cli.manual import manual
 from cloudtaser.cli.output import Format, Printer
@@ -35,6 +35,7 @@ app = typer.Typer(
     add_completion=False,  # `completion` instead
 )
 app.add_typer(source.app, name="source")
+app.add_typer(target.app, name="target")
 
 
 @app.callback(invoke_without_command=True)

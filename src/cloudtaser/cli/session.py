@@ -1,7 +1,8 @@
 """Session: what every `source` command has in common, from the flags to the connection.
 
 Used by `source`: `command` gives an asynchronous function the flags that all of them share and a `Session` in
-their place. Imports of weight wait until a command runs, so that `--help` answers at once.
+their place; `sharing` does that for any group's flags. Imports of weight wait until a command runs, so that
+`--help` answers at once.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import wraps
-from typing import TYPE_CHECKING, Annotated, Any, Concatenate, Final, ParamSpec, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, Final, ParamSpec, TypeVar, get_type_hints
 
 import typer
 
@@ -27,6 +28,7 @@ DEFAULT_ADDRESS: Final = "https://127.0.0.1:8200"
 _PANEL: Final = "OpenBao"
 
 P = ParamSpec("P")
+S = TypeVar("S")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,27 +95,41 @@ def _common(
     )
 
 
+def sharing(
+    common: Callable[..., S],
+) -> Callable[[Callable[Concatenate[S, P], Awaitable[None]]], Callable[..., None]]:
+    """A decorator for `async def name(session, …own flags…)`: a typer command with its own flags, then those
+    of `common`, which makes the session of them."""
+    shared_parameters = list(inspect.signature(common).parameters.values())
+    names = {parameter.name for parameter in shared_parameters}
+
+    def decorate(function: Callable[Concatenate[S, P], Awaitable[None]]) -> Callable[..., None]:
+        own = list(inspect.signature(function).parameters.values())[1:]
+        hints = get_type_hints(function, include_extras=True) | get_type_hints(common, include_extras=True)
+
+        @wraps(function)
+        def run(**values: Any) -> None:
+            import asyncio
+
+            shared = {name: values.pop(name) for name in names}
+            asyncio.run(_await(function, common(**shared), values))
+
+        parameters = [
+            parameter.replace(annotation=hints[parameter.name]) for parameter in (*own, *shared_parameters)
+        ]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what inspect reads
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return decorate
+
+
 def command(function: Callable[Concatenate[Session, P], Awaitable[None]]) -> Callable[..., None]:
     """A typer command from `async def name(session, …own flags…)`: the common flags come after its own."""
-    own = list(inspect.signature(function).parameters.values())[1:]
-    hints = get_type_hints(function, include_extras=True) | get_type_hints(_common, include_extras=True)
-    common = list(inspect.signature(_common).parameters.values())
-    names = {parameter.name for parameter in common}
-
-    @wraps(function)
-    def run(**values: Any) -> None:
-        import asyncio
-
-        shared = {name: values.pop(name) for name in names}
-        asyncio.run(_await(function, _common(**shared), values))
-
-    parameters = [parameter.replace(annotation=hints[parameter.name]) for parameter in (*own, *common)]
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what inspect reads
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return run
+    return sharing(_common)(function)
 
 
-async def _await(function: Callable[..., Awaitable[None]], session: Session, values: dict[str, Any]) -> None:
+async def _await(function: Callable[..., Awaitable[None]], session: object, values: dict[str, Any]) -> None:
     await function(session, **values)
 
 

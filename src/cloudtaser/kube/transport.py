@@ -1,25 +1,27 @@
 """Transport: one request to a Kubernetes API server, or one stream from it, under one identity.
 
-Base of `verbs`. One CA, one bearer token read from a file that the kubelet replaces, bounded answers, bounded
-time, and errors that name what is missing. Streams have connections of their own, so that watches never keep
-a call waiting.
+Base of `verbs`. One CA, one identity (a token that the kubelet replaces, or what a kubeconfig says), bounded
+answers, bounded time, and errors that name what is missing. Streams have connections of their own, so that
+watches never keep a call waiting.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import socket
-import ssl
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import SplitResult, urlencode, urlsplit
 
 import aiohttp
 from aiohttp.client_exceptions import ClientPayloadError
+from multidict import CIMultiDict
 
 from cloudtaser.errors import CloudtaserError, ConfigError
+from cloudtaser.kube.access import Access, of_pod
 from cloudtaser.kube.errors import (
     ConflictError,
     GoneError,
@@ -29,7 +31,6 @@ from cloudtaser.kube.errors import (
     KubeUnavailableError,
     NotFoundError,
 )
-from cloudtaser.kube.token_file import MAX_TOKEN_FILE, TokenFile
 from cloudtaser.net.connector import ProxiedConnector
 from cloudtaser.net.proxy import DIRECT, Proxies
 from cloudtaser.net.tls import UntrustedError
@@ -49,6 +50,7 @@ MAX_STREAMS: Final = 32
 MAX_MESSAGE: Final = 600
 """Characters of the API server's own words that an error repeats; a schema's complaint is long."""
 MAX_RETRY_AFTER: Final = 60.0
+_WEBSOCKET_HEARTBEAT: Final = 20.0  # seconds
 _KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 4))
 """A peer that vanished without a word is noticed within 35 s, on idle watches too."""
 _VERBS: Final = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
@@ -66,26 +68,30 @@ class Transport:
         timeout: float = 10.0,
         proxies: Proxies = DIRECT,
     ) -> None:
-        """`timeout`: seconds for one whole call, connect included. Nothing is sent before the first call."""
-        parts = urlsplit(url)
-        if parts.scheme != "https" or not parts.hostname or parts.username or parts.query or parts.fragment:
-            raise ConfigError("the API server must be https://HOST[:PORT]", on=url, fix="correct the URL")
-        self.url = url.rstrip("/")
-        self.host = parts.hostname
+        """As a ServiceAccount, by its mounted files. `timeout`: seconds for one whole call, connect included.
+
+        Nothing is sent before the first call.
+        """
+        _check(url)
+        self._start(of_pod(url, ca_file, token_file), timeout, proxies)
+
+    @classmethod
+    def of(cls, access: Access, *, timeout: float = 10.0, proxies: Proxies = DIRECT) -> Self:
+        """The same by what a kubeconfig says."""
+        made = cls.__new__(cls)
+        made._start(access, timeout, proxies)
+        return made
+
+    def _start(self, access: Access, timeout: float, proxies: Proxies) -> None:
+        parts = _check(access.server)
+        self.url = access.server.rstrip("/")
+        self.host = parts.hostname or ""
         self.port = parts.port or 443
-        try:
-            with open(ca_file, encoding="ascii") as file:
-                self.ca_pem = file.read(MAX_TOKEN_FILE * 16)
-            self._context = ssl.SSLContext(
-                ssl.PROTOCOL_TLS_CLIENT
-            )  # not the system's CAs, whatever the file holds
-            self._context.load_verify_locations(cadata=self.ca_pem)
-        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-            why = getattr(error, "strerror", None) or "it holds no PEM certificate"
-            raise ConfigError(
-                f"cannot use the API server's CA: {why}", on=ca_file, fix="give a PEM file"
-            ) from None
-        self._token_file = TokenFile(token_file)
+        self.ca_pem = access.ca_pem
+        self._context = access.context
+        self._server_name = access.server_name
+        self._token = access.token
+        self._extra = access.headers
         self._timeout = timeout
         self._proxies = proxies
         self._session: aiohttp.ClientSession | None = None
@@ -131,10 +137,10 @@ class Transport:
         if body is not None:
             headers["Content-Type"] = content_type
             data = json.dumps(body).encode()
-        token = self._token_file.current()
+        token = self._token.current()
         status, answer, wait = await self._send(method, target, data, headers, token, limit)
-        if status == 401 and self._token_file.current() != token:
-            token = self._token_file.current()
+        if status == 401 and self._token.current() != token:
+            token = self._token.current()
             status, answer, wait = await self._send(method, target, data, headers, token, limit)
         if 200 <= status < 300:
             return answer
@@ -146,15 +152,20 @@ class Transport:
         target: str,
         data: bytes | None,
         headers: Mapping[str, str],
-        token: Secret,
+        token: Secret | None,
         limit: int,
     ) -> tuple[int, Json, float]:
         if self._session is None:
             self._session = self._new_session(MAX_CONNECTIONS, aiohttp.ClientTimeout(total=self._timeout))
-        sent = {**headers, "Authorization": f"Bearer {token.reveal_text()}"}
+        sent = self._identified(headers, token)
         with self._named_failures():
             async with self._session.request(
-                method, target, data=data, headers=sent, allow_redirects=False
+                method,
+                target,
+                data=data,
+                headers=sent,
+                allow_redirects=False,
+                server_hostname=self._server_name,
             ) as response:
                 raw = await self._bounded(response, limit)
                 status, wait = response.status, _retry_after(response.headers.get("Retry-After", ""))
@@ -172,14 +183,15 @@ class Transport:
         server's. The time for connecting is the transport's own.
         """
         target = f"{self.url}{path}?{urlencode(query)}"
-        token = self._token_file.current()
+        token = self._token.current()
         for attempt in (1, 2):
             with self._named_failures(seconds):
                 if self._streams is None:
                     self._streams = self._new_session(MAX_STREAMS, aiohttp.ClientTimeout(total=None))
                 async with self._streams.get(
                     target,
-                    headers={"Accept": accept, "Authorization": f"Bearer {token.reveal_text()}"},
+                    headers=self._identified({"Accept": accept}, token),
+                    server_hostname=self._server_name,
                     allow_redirects=False,
                     timeout=aiohttp.ClientTimeout(total=None, connect=self._timeout, sock_read=seconds),
                 ) as response:
@@ -190,7 +202,7 @@ class Transport:
                         return
                     raw = await self._bounded(response, MAX_ANSWER)
                     status, wait = response.status, _retry_after(response.headers.get("Retry-After", ""))
-            fresh = self._token_file.current()
+            fresh = self._token.current()
             if status != 401 or fresh == token or attempt == 2:
                 raise self._error(verb, resource, status, self._object(status, raw, target), wait)
             token = fresh
@@ -204,7 +216,39 @@ class Transport:
             raise KubeUnavailableError("a line of the API server's stream is not a JSON object", on=target)
         return value
 
+    async def websocket(
+        self, path: str, resource: str, protocols: Sequence[str], max_message: int
+    ) -> aiohttp.ClientWebSocketResponse:
+        """A WebSocket at `path` that speaks one of `protocols`; `max_message` bounds a message, in bytes."""
+        with self._named_failures():
+            if self._streams is None:
+                self._streams = self._new_session(MAX_STREAMS, aiohttp.ClientTimeout(total=None))
+            try:
+                async with asyncio.timeout(self._timeout):
+                    opened = await self._streams.ws_connect(
+                        self.url + path,
+                        protocols=protocols,
+                        headers=self._identified({}, self._token.current()),
+                        server_hostname=self._server_name,
+                        max_msg_size=max_message,
+                        heartbeat=_WEBSOCKET_HEARTBEAT,
+                    )
+            except aiohttp.WSServerHandshakeError as error:
+                raise self._error("create", resource, error.status, {}) from None
+        if opened.protocol not in protocols:
+            await opened.close()
+            raise KubeUnavailableError("the API server speaks another protocol", on=f"create {resource}")
+        return opened
+
     # --- what both need
+
+    def _identified(self, headers: Mapping[str, str], token: Secret | None) -> CIMultiDict[str]:
+        sent = CIMultiDict(headers)
+        if token is not None:
+            sent["Authorization"] = f"Bearer {token.reveal_text()}"
+        for name, value in self._extra:
+            sent.add(name, value)
+        return sent
 
     def _new_session(self, connections: int, timeout: aiohttp.ClientTimeout) -> aiohttp.ClientSession:
         connector: aiohttp.BaseConnector
@@ -228,7 +272,7 @@ class Transport:
             raise KubeUnavailableError(
                 "the API server's certificate does not match the CA that was given",
                 on=self.url,
-                fix="check --apiserver-ca",
+                fix="check that CA",
             ) from None
         except TimeoutError:
             raise KubeUnavailableError(
@@ -282,7 +326,7 @@ class Transport:
             return KubeUnauthorisedError(
                 "the API server does not accept our token",
                 on=f"{verb} {resource}",
-                fix=f"check that {self._token_file.path} holds a current token of this cluster",
+                fix=f"check that {self._token.path} holds a current token of this cluster",
             )
         if status == 403:
             return KubeForbiddenError(
@@ -312,6 +356,13 @@ class Transport:
         if not isinstance(value, kind):
             raise KubeUnavailableError(f"the API server's answer has no {name}", on=self.url)
         return value
+
+
+def _check(url: str) -> SplitResult:
+    parts = urlsplit(url)
+    if parts.scheme != "https" or not parts.hostname or parts.username or parts.query or parts.fragment:
+        raise ConfigError("the API server must be https://HOST[:PORT]", on=url, fix="correct the URL")
+    return parts
 
 
 async def _lines(response: aiohttp.ClientResponse, url: str) -> AsyncGenerator[bytes, None]:
