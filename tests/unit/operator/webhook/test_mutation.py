@@ -91,7 +91,8 @@ async def test_what_runs_is_what_a_runtime_would_have_run(
 ) -> None:
     world = World()
     world.images.add("registry.example.com/app:1", entrypoint, cmd)
-    subject = pod(container(command=command, **({} if args is None else {"args": args})))
+    more: dict[str, Any] = {} if args is None else {"args": args}
+    subject = pod(container(command=command, **more))
     assert named(await mutated(world, subject), "app")["args"] == expected
 
 
@@ -530,7 +531,7 @@ async def test_what_only_direct_mode_has_is_refused_behind_the_broker(name: str)
 
 async def test_skip_verify_counts_only_when_the_operator_allows_it() -> None:
     asked = {"cloudtaser.io/vault-skip-verify": "true"}
-    direct = {"vault_address": "https://vault.example.com"}
+    direct: dict[str, Any] = {"vault_address": "https://vault.example.com"}
     assert "the operator does not allow it" in await refusal(World(), pod(annotations=asked), **direct)
     after = await mutated(World(), pod(annotations=asked), allow_skip_verify=True, **direct)
     assert environment(after)["VAULT_SKIP_VERIFY"] == "true"
@@ -563,7 +564,7 @@ async def test_only_what_the_author_left_open_is_hardened() -> None:
     assert named(quiet, "app")["securityContext"] == {"allowPrivilegeEscalation": False}
 
 
-EXECS = {
+EXECS: dict[str, Any] = {
     "livenessProbe": {"exec": {"command": ["check"]}},
     "readinessProbe": {"tcpSocket": {"port": 1}},
     "lifecycle": {"preStop": {"exec": {"command": ["bye"]}}, "postStart": {"httpGet": {"port": 1}}},
