@@ -9,9 +9,10 @@ from __future__ import annotations
 import enum
 import ipaddress
 import re
+from collections.abc import Iterable
 from typing import Final
 
-from cloudtaser.errors import ProtocolError
+from cloudtaser.errors import ConfigError, ProtocolError
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -134,3 +135,45 @@ def scope_of_name(name: str) -> Scope | None:
     if lowered in _METADATA_NAMES:
         return Scope.METADATA
     return None
+
+
+_SPECIAL: Final = tuple(
+    map(
+        ipaddress.ip_network,
+        ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "::1/128", "::/128", "fe80::/10"),
+    )
+)
+
+
+def permitted(address: IPAddress, networks: Iterable[Network] = ()) -> bool:
+    """Whether we may connect to `address`, which is public or in one of the listed `networks`.
+
+    A wide network lists private addresses only: loopback and link-local ones need a network that lies within
+    them, a cloud's metadata service its one address, everything else that is not public cannot be listed.
+    """
+    address = embedded(address) or address
+    kind = scope(address)
+    if kind is Scope.PUBLIC:
+        return True
+    if kind is Scope.OTHER:
+        return False
+    containing = [network for network in networks if address in network]
+    if kind is Scope.PRIVATE:
+        return bool(containing)
+    if kind is Scope.METADATA:
+        return any(network.prefixlen == network.max_prefixlen for network in containing)
+    return any(
+        network.version == special.version and network.subnet_of(special)  # type: ignore[arg-type]
+        for network in containing
+        for special in _SPECIAL
+    )
+
+
+def parse_network(text: str, *, source: str) -> Network:
+    """`10.0.0.0/8`, or one address. ConfigError names the text and its `source`."""
+    try:
+        return ipaddress.ip_network(text.strip())
+    except ValueError:
+        raise ConfigError(
+            f"{text[:80]!r} is no network", on=source, fix="write it as 10.0.0.0/8, without host bits"
+        ) from None

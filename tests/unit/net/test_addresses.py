@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudtaser.errors import ProtocolError
-from cloudtaser.net.addresses import Scope, parse_host, scope, scope_of_name
+from cloudtaser.errors import ConfigError, ProtocolError
+from cloudtaser.net.addresses import Scope, parse_host, parse_network, permitted, scope, scope_of_name
 
 
 @pytest.mark.parametrize(
@@ -95,3 +95,42 @@ def test_an_address_inside_another_is_no_better_than_alone(number: int) -> None:
 )
 def test_names_that_mean_a_place_are_known(name: str, expected: Scope | None) -> None:
     assert scope_of_name(name) is expected
+
+
+@pytest.mark.parametrize(
+    ("address", "networks", "allowed"),
+    [
+        ("8.8.8.8", [], True),
+        ("10.0.0.1", [], False),
+        ("10.0.0.1", ["10.0.0.0/8"], True),
+        ("10.0.0.1", ["0.0.0.0/0"], True),
+        ("::ffff:10.0.0.1", ["10.0.0.0/8"], True),
+        ("fd12::1", ["::/0"], True),
+        ("127.0.0.1", ["0.0.0.0/0"], False),
+        ("127.0.0.1", ["126.0.0.0/7"], False),
+        ("127.0.0.1", ["127.0.0.0/8"], True),
+        ("::1", ["::/0"], False),
+        ("::1", ["::1/128"], True),
+        ("0.0.0.0", ["0.0.0.0/0"], False),
+        ("169.254.7.7", ["0.0.0.0/0"], False),
+        ("169.254.7.7", ["169.254.0.0/16"], True),
+        ("fe80::1", ["fe80::/10"], True),
+        ("169.254.169.254", ["169.254.0.0/16"], False),
+        ("169.254.169.254", ["169.254.169.254/32"], True),
+        ("::ffff:169.254.169.254", ["::/0", "0.0.0.0/0"], False),
+        ("100.100.100.200", ["100.64.0.0/10"], False),
+        ("fd00:ec2::254", ["fd00::/8"], False),
+        ("224.0.0.1", ["224.0.0.1/32"], False),
+    ],
+)
+def test_only_public_and_listed_addresses_are_permitted_and_special_ones_need_a_list_of_their_own(
+    address: str, networks: list[str], allowed: bool
+) -> None:
+    listed = [parse_network(text, source="test") for text in networks]
+    assert permitted(ipaddress.ip_address(address), listed) is allowed
+
+
+@pytest.mark.parametrize("text", ["", "10.0.0.1/8", "10.0.0.0/33", "example.com", "2130706433.0"])
+def test_what_is_no_network_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="is no network"):
+        parse_network(text, source="test")

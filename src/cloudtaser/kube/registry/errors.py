@@ -52,3 +52,19 @@ class RegistryUnavailableError(ImageError):
     """The registry cannot be reached, is too slow, cut us off, or answered 429 or 5xx; later may help."""
 
     reason = "unavailable"
+
+
+class RegistryUnreachableError(RegistryUnavailableError):
+    """No connection to it stands: neither this image nor another can be asked for now."""
+
+
+class RegistryCutOffError(RegistryUnavailableError):
+    """The connection broke within an answer; a second attempt is worth it."""
+
+
+class RegistryBusyError(RegistryUnavailableError):
+    """429. `pause`: seconds for which the registry wants to be left alone, 0 when it does not say."""
+
+    def __init__(self, what: str, *, on: str = "", fix: str = "", pause: float = 0.0) -> None:
+        super().__init__(what, on=on, fix=fix)
+        self.pause = pause
