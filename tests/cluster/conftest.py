@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from tests.cluster import custom_resources
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.node import Cluster
 
@@ -20,6 +21,13 @@ async def control_plane(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterat
     """A control plane without a node. Who restarts a part of it waits until it is ready again."""
     async with ControlPlane(tmp_path_factory.mktemp("control-plane")) as running:
         yield running
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def resources(control_plane: ControlPlane) -> ControlPlane:
+    """The control plane, with our custom resources."""
+    await custom_resources.install(control_plane)
+    return control_plane
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
