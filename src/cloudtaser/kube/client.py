@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from cloudtaser.kube.errors import NotFoundError
-from cloudtaser.kube.kinds import CONFIG_MAPS, NAMESPACES, SERVICE_ACCOUNTS
+from cloudtaser.kube.kinds import CONFIG_MAPS, NAMESPACES, PODS, SERVICE_ACCOUNTS
 from cloudtaser.kube.objects import BoundPod, ConfigMap, ServiceAccountToken, TokenReview
 from cloudtaser.kube.transport import Json
 from cloudtaser.kube.verbs import Verbs
@@ -123,6 +123,12 @@ class KubeApi(Verbs):
         }
         answer = await self.replace_object(CONFIG_MAPS, {"metadata": metadata, "data": dict(data)})
         return self._config_map(answer)
+
+    async def pod_log(self, namespace: str, pod: str, container: str, *, lines: int, limit_bytes: int) -> str:
+        """The last `lines` of a container's log, `limit_bytes` of them at most."""
+        query = {"container": container, "tailLines": str(lines), "limitBytes": str(limit_bytes)}
+        path, what = PODS.path(namespace, pod, "log"), PODS.describe(namespace, pod, "log")
+        return await self._text(path, what, query, limit_bytes + 1024)
 
     def _config_map(self, answer: Json) -> ConfigMap:
         metadata = self._field(answer, "metadata", dict)

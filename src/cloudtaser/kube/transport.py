@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import socket
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 from urllib.parse import SplitResult, urlencode, urlsplit
@@ -53,6 +54,9 @@ MAX_RETRY_AFTER: Final = 60.0
 _WEBSOCKET_HEARTBEAT: Final = 20.0  # seconds
 _KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 4))
 """A peer that vanished without a word is noticed within 35 s, on idle watches too."""
+_MAX_WARNINGS: Final = 64
+_WARNING: Final = re.compile(r'299 \S+ "((?:[^"\\]|\\.)*)"')
+_ESCAPED: Final = re.compile(r"\\(.)")
 _VERBS: Final = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 
 
@@ -92,6 +96,8 @@ class Transport:
         self._server_name = access.server_name
         self._token = access.token
         self._extra = access.headers
+        self.on_warning: Callable[[str], None] | None = None
+        """Hears what the API server, or a webhook that it asked, warns of."""
         self._timeout = timeout
         self._proxies = proxies
         self._session: aiohttp.ClientSession | None = None
@@ -169,7 +175,28 @@ class Transport:
             ) as response:
                 raw = await self._bounded(response, limit)
                 status, wait = response.status, _retry_after(response.headers.get("Retry-After", ""))
+                if self.on_warning is not None:
+                    for text in _warnings(response.headers.getall("Warning", ())):
+                        self.on_warning(text)
         return status, self._object(status, raw, target), wait
+
+    async def _text(self, path: str, resource: str, query: Mapping[str, str], limit: int) -> str:
+        """A plain text, such as a log, of at most `limit` bytes."""
+        target = f"{self.url}{path}?{urlencode(query)}"
+        if self._session is None:
+            self._session = self._new_session(MAX_CONNECTIONS, aiohttp.ClientTimeout(total=self._timeout))
+        with self._named_failures():
+            async with self._session.get(
+                target,
+                headers=self._identified({}, self._token.current()),
+                allow_redirects=False,
+                server_hostname=self._server_name,
+            ) as response:
+                raw = await self._bounded(response, limit)
+                status = response.status
+        if status != 200:
+            raise self._error("get", resource, status, self._object(status, raw, target))
+        return raw.decode("utf-8", "replace")
 
     # --- one stream
 
@@ -393,6 +420,13 @@ def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
     for option, value in _KEEPALIVE:
         made.setsockopt(socket.IPPROTO_TCP, option, value)
     return made
+
+
+def _warnings(headers: Sequence[str]) -> Iterator[str]:
+    """The texts of Warning headers of code 299 (RFC 7234, 5.5): `299 - "text"`."""
+    for header in headers[:_MAX_WARNINGS]:
+        if found := _WARNING.match(header):
+            yield _ESCAPED.sub(r"\1", found[1])[:MAX_MESSAGE]
 
 
 def _retry_after(text: str) -> float:
