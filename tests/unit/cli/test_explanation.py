@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cloudtaser.cli.target.explanation import View, explain, policies, read_log
 from cloudtaser.kube.injection import wrapped_containers
-from cloudtaser.wrapper.log import render
+from cloudtaser.wrapper.log import Field, render
 
 ASKING = {"cloudtaser.io/inject": "true"}
 WEBHOOK = {"webhooks": [{"name": "inject.cloudtaser.io", "clientConfig": {"caBundle": "eA=="}}]}
@@ -116,7 +116,7 @@ def test_what_is_wrong_with_the_annotations_is_noted() -> None:
 
 
 def test_the_log_tells_score_and_last_fetch_among_the_applications_own_lines() -> None:
-    score = {"score": 105, "max": 135, "band": "good", "missing": ["no_swap", "ebpf"]}
+    score: dict[str, Field] = {"score": 105, "max": 135, "band": "good", "missing": ["no_swap", "ebpf"]}
     lines = [
         "starting\n",
         render("info", "secrets loaded", {"secret_count": 2, "paths": ["secret/data/shop/db"]}, 0.0),
