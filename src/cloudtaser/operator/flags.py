@@ -110,6 +110,13 @@ def manager_parser() -> argparse.ArgumentParser:
         help="the Service that leads there (default cloudtaser-operator-webhook)",
     )
     add("--webhook-config", metavar="NAME", help="webhook configuration (default: the same name)")
+    add = parser.add_argument_group("the token method").add_argument
+    add(
+        "--unseal-listen",
+        metavar="ADDR",
+        help="where sealed wrappers announce themselves (default :8446, `off` for nowhere)",
+    )
+    add("--unseal-rate", metavar="RATE", help="announcements from one address (default 10/100)")
     _operations(parser, ":8081", ":8080")
     return parser
 

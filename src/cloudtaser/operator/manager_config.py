@@ -14,12 +14,16 @@ from typing import Final
 
 from cloudtaser.errors import ConfigError
 from cloudtaser.net.proxy import DIRECT, Proxies
+from cloudtaser.net.rates import Rate
 from cloudtaser.operator.config import BROKER_UID, SOCKETS, api_server, proxies
 from cloudtaser.operator.flags import manager_parser
 from cloudtaser.operator.settings import Listen, Settings, bridge_pin, info_hash, log_level
 from cloudtaser.wire.names import SYSTEM_NAMESPACE, WEBHOOK_SERVICE
 
 WEBHOOK: Final = Listen("", 9443)
+UNSEAL: Final = Listen("", 8446)
+SOURCE_RATE: Final = Rate(10, 100)
+"""Announcements from one address; a node that hides its pods behind its own has a few hundred of them."""
 PROBES: Final = Listen("", 8081)
 METRICS: Final = Listen("", 8080)
 MOUNTED: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
@@ -40,6 +44,8 @@ class ManagerConfig:
     webhook_listen: Listen = WEBHOOK
     webhook_service: str = WEBHOOK_SERVICE
     webhook_config: str = WEBHOOK_SERVICE
+    unseal_listen: Listen | None = UNSEAL
+    unseal_rate: Rate = SOURCE_RATE
     lease_seconds: int = 15
     probe_addr: Listen | None = PROBES
     metrics_addr: Listen | None = METRICS
@@ -69,6 +75,8 @@ def read_manager(arguments: Sequence[str], environment: Mapping[str, str]) -> Ma
         webhook_listen=settings.listen("webhook_listen", WEBHOOK) or WEBHOOK,
         webhook_service=settings.get("webhook_service") or WEBHOOK_SERVICE,
         webhook_config=settings.get("webhook_config") or WEBHOOK_SERVICE,
+        unseal_listen=settings.listen("unseal_listen", UNSEAL),
+        unseal_rate=_rate(settings),
         lease_seconds=lease_seconds,
         probe_addr=settings.listen("probe_addr", PROBES),
         metrics_addr=settings.listen("metrics_addr", METRICS),
@@ -76,6 +84,14 @@ def read_manager(arguments: Sequence[str], environment: Mapping[str, str]) -> Ma
         log_level=log_level(settings),
         proxies=proxies(settings, environment),
     )
+
+
+def _rate(settings: Settings) -> Rate:
+    text = settings.get("unseal_rate")
+    try:
+        return Rate.parse(text) if text else SOURCE_RATE
+    except ConfigError as error:
+        raise ConfigError(error.what, on=settings.source("unseal_rate"), fix=error.fix) from None
 
 
 def _mounted_namespace() -> str:

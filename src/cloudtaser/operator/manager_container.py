@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from cloudtaser.errors import CloudtaserError, UnavailableError
 from cloudtaser.kube.client import KubeApi
 from cloudtaser.kube.errors import KubeUnavailableError
+from cloudtaser.kube.events import EventRecorder
 from cloudtaser.net.dial import Backoff
 from cloudtaser.net.log import get_logger
 from cloudtaser.net.probes import Probes
@@ -30,6 +31,9 @@ from cloudtaser.operator.metrics import ManagerMetrics
 from cloudtaser.operator.operator_stream import OperatorStreams
 from cloudtaser.operator.remote_routes import RemoteRoutes
 from cloudtaser.operator.seam import BROKER_SOCKET, MANAGER_SOCKET
+from cloudtaser.operator.tokens.kube import KubeCluster
+from cloudtaser.operator.tokens.method import Settings as TokenSettings
+from cloudtaser.operator.tokens.method import TokenMethod
 from cloudtaser.version import VERSION
 
 TRUST_SECONDS: Final = 30.0
@@ -54,11 +58,13 @@ class ManagerContainer:
             f"{config.id}_{os.urandom(4).hex()}",
             seconds=config.lease_seconds,
         )
+        self.events = EventRecorder(self.kube, instance=config.id)
         self.leadership.on_change = lambda held: self.metrics.leader.set(float(held))
         self.routes = RemoteRoutes(str(Path(config.sockets) / BROKER_SOCKET), config.broker_uid)
         self.manager: Manager | None = None
         self._door: ManagerDoor | None = None
         self._streams: OperatorStreams | None = None
+        self._tokens: TokenMethod | None = None
         self._probes = [
             (Probes(ready=self.is_ready, registry=self.metrics.registry), listen)
             for listen in dict.fromkeys((config.probe_addr, config.metrics_addr))
@@ -101,6 +107,8 @@ class ManagerContainer:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self._tokens is not None:
+            await self._tokens.close()
         if self._streams is not None:
             await self._streams.close()
         if self._door is not None:
@@ -126,6 +134,8 @@ class ManagerContainer:
         self._run(self.routes.run())
         self._run(KeyWatch(manager.jwks, self.routes.keys_changed).run())
         self._run(self._watch_trust(manager))
+        self._run(self.events.run(stop))
+        await self._start_tokens(fingerprint, manager)
         self._leading = asyncio.ensure_future(self.leadership.run(stop))
         _log.info(
             "started",
@@ -135,6 +145,29 @@ class ManagerContainer:
             namespace=config.namespace,
             apiserver=config.apiserver,
         )
+
+    async def _start_tokens(self, fingerprint: str, manager: Manager) -> None:
+        """The token method: heard by every replica, kept by the leader."""
+        config = self.config
+        if config.unseal_listen is None:
+            return
+        self._tokens = TokenMethod(
+            TokenSettings(fingerprint, config.unseal_listen, config.unseal_rate),
+            KubeCluster(self.kube, config.namespace),
+            self._pipe,
+            manager,
+            self.events,
+            self.metrics.registry,
+        )
+        await self._tokens.start()
+        self._run(self._tokens.run())
+        self.leadership.add("tokens", self._tokens.keeping)
+
+    async def _pipe(self, protocol: asyncio.Protocol) -> None:
+        live = self.routes.live
+        if not live:
+            raise UnavailableError("no tunnel to a bridge is up")
+        await live[0].open(protocol)
 
     async def _drain(self) -> None:
         """Not ready from now on; leadership is released by who holds it."""

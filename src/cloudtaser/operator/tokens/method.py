@@ -34,9 +34,6 @@ from cloudtaser.operator.tokens.vault import Vault
 from cloudtaser.wire.hashes import short_fingerprint
 from cloudtaser.wire.names import unseal_audience
 
-LISTEN: Final = Listen("", 8446)
-SOURCE_RATE: Final = Rate(10, 100)
-"""Announcements from one address; a node that hides its pods behind its own has a few hundred of them."""
 DOUBTED_RATE: Final = Rate(0.5, 10)
 """Announcements from one address that were not believed."""
 _REVIEWS: Final = 16
@@ -46,12 +43,11 @@ _log = get_logger("operator.tokens")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All of it. `loopback`: pods may be on this very machine, for tests and the demo."""
+    """All of it. `source_rate` is for the announcements of one address."""
 
     fingerprint: str
-    listen: Listen = LISTEN
-    source_rate: Rate = SOURCE_RATE
-    loopback: bool = False
+    listen: Listen
+    source_rate: Rate
     sweep_every: float = SWEEP_EVERY
     door: DoorLimits = field(default_factory=DoorLimits)
     minting: MintingLimits = field(default_factory=MintingLimits)
@@ -88,7 +84,6 @@ class TokenMethod:
             events,
             self.metrics,
             limits=settings.minting,
-            loopback=settings.loopback,
             clock=clock,
             wall=wall,
         )

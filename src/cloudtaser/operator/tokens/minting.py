@@ -86,17 +86,15 @@ class Minting:
         metrics: TokenMetrics,
         *,
         limits: MintingLimits,
-        loopback: bool,
         clock: Callable[[], float],
         wall: Callable[[], float],
     ) -> None:
-        """`clock` is steady, `wall` the time of day; both in seconds. `loopback`: see `target.find`."""
+        """`clock` is steady, `wall` the time of day; both in seconds."""
         self.cluster = cluster
         self.vault = vault
         self.credentials = credentials
         self.ledger = ledger
         self.metrics = metrics
-        self.loopback = loopback
         self.wall = wall
         self._events = events
         self._limits = limits
@@ -276,7 +274,7 @@ class _Service:
 
     async def _find(self) -> Target:
         pod = await self._of.cluster.pod(self._pod.namespace, self._pod.name)
-        return find(pod, self._pod.uid, self._job.container, loopback=self._of.loopback)
+        return find(pod, self._pod.uid, self._job.container)
 
 
 def _judged(step: Step, error: CloudtaserError) -> Outcome:

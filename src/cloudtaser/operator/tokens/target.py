@@ -41,12 +41,12 @@ class Target:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def find(pod: Json | None, uid: str, container: str, *, loopback: bool = False) -> Target:
+def find(pod: Json | None, uid: str, container: str) -> Target:
     """Where to bring the container's token. Refusal when the pod is gone or ended, or we did not inject that
     container for the token method.
 
     Only ever the pod's own address, as the kubelet reported it: whoever writes a pod must not choose whom the
-    operator talks to. `loopback` lets that be this very machine, for tests and the demo.
+    operator talks to.
     """
     metadata, status = _part(pod, "metadata"), _part(pod, "status")
     if metadata.get("uid") != uid:
@@ -55,7 +55,7 @@ def find(pod: Json | None, uid: str, container: str, *, loopback: bool = False) 
         raise Refusal("gone", "the pod has ended")
     port = _port(_part(pod, "spec"), container)
     return Target(
-        _host(status.get("podIP"), loopback),
+        _host(status.get("podIP")),
         port,
         str(metadata.get("resourceVersion", "")),
         decode(str(_part(metadata, "annotations").get(ACCESSOR_ANNOTATION, ""))),
@@ -91,17 +91,15 @@ def _port(spec: Mapping[str, Any], name: str) -> int:
     raise Refusal("not_ours", f"container {name} was not injected for the token method")
 
 
-def _host(address: object, loopback: bool) -> str:
+def _host(address: object) -> str:
     try:
         found = ipaddress.ip_address(address) if isinstance(address, str) else None
     except ValueError:
         found = None
     if found is None:
         raise Refusal("no_address", "the pod has no address yet")
-    if found.is_unspecified or found.is_multicast or found.is_link_local:
+    if found.is_unspecified or found.is_multicast or found.is_link_local or found.is_loopback:
         raise Refusal("address", "the pod's address is none of a pod")
-    if found.is_loopback and not loopback:
-        raise Refusal("address", "the pod's address is loopback")
     return str(found)
 
 
