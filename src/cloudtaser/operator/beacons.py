@@ -20,6 +20,7 @@ from cloudtaser.net.log import get_logger
 from cloudtaser.net.proxy import DIRECT, Proxies
 from cloudtaser.net.rendezvous import BeaconRefusedError, StayOverError, meet
 from cloudtaser.operator.enrolment import Reporter
+from cloudtaser.operator.incidents import Incidents
 from cloudtaser.operator.reverse import Reverse
 from cloudtaser.wire.rendezvous import Role
 
@@ -61,6 +62,8 @@ class Beacons:
         self._reporter = Reporter()
         self._parked: Counter[bytes] = Counter()
         self.failures = 0
+        self.incidents = Incidents()
+        """What went wrong lately, here and with what came of matches."""
 
     def parked(self, room: bytes) -> int:
         """How many of ours are parked in `room`, at all beacons."""
@@ -115,6 +118,7 @@ class Beacons:
                 if loop.time() - started > SETTLED:
                     backoff.reset()
                 delay = _delay(error, backoff)
+                self.incidents.record("beacon", error, beacon=str(address), delay=delay)
                 if self._reporter.due(f"{address} {error.what}", loop.time()):
                     _log.warning("beacon failed", beacon=str(address), error=error.diagnostic())
             finally:

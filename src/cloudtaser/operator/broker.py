@@ -25,6 +25,7 @@ from cloudtaser.net.log import get_logger
 from cloudtaser.net.splice import Splice
 from cloudtaser.operator.config import BrokerLimits
 from cloudtaser.operator.enrolment import Reporter
+from cloudtaser.operator.incidents import Incidents
 from cloudtaser.operator.metrics import Counts
 from cloudtaser.operator.settings import Listen
 from cloudtaser.wire.opening import Kind, Opening
@@ -74,12 +75,14 @@ class Broker:
         *,
         clients: Clients = PODS,
         tap: Tap | None = None,
+        incidents: Incidents | None = None,
     ) -> None:
         self.clients = clients
         self.limits = limits
         self.tunnels = tunnels
         self.metrics = metrics
         self.tap = tap
+        self._incidents = incidents or Incidents()
         self._listen = listen
         self._server: asyncio.Server | None = None
         self._connections: set[_Connection] = set()
@@ -159,6 +162,8 @@ class Broker:
         self.metrics.refused.labels(reason).inc()
         if self._reporter.due(reason, asyncio.get_running_loop().time()):
             _log.warning(f"{self.clients.whose} connection was refused", reason=reason, peer=pod)
+            message = f"{self.clients.whose} connection was refused: {reason}"
+            self._incidents.note("relay", "refused", message)
 
     def ended(self, connection: _Connection, pod: str) -> None:
         """An admitted connection is over."""

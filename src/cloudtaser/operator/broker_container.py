@@ -84,6 +84,7 @@ class BrokerContainer:
             self.config.manager_uid,
             carrier.tunnels,
             state=self.state,
+            incidents=carrier.incidents.all,
             on_keys=carrier.controls.keys_changed,
         )
         await self.door.start()
@@ -102,5 +103,7 @@ class BrokerContainer:
             "parked": carrier.tunnels.parked,
             "connections": carrier.broker.open_connections,
             "beacon_failures": carrier.beacons.failures,
+            "beacons": [str(address) for address in carrier.config.beacons],
+            "logins_open": carrier.controls.logins_open,
             "certificate_expires": int(current.not_after.timestamp()) if current else None,
         }

@@ -58,7 +58,10 @@ class Carrier:
             apiserver, metrics, limit=config.limits.apiserver_streams, proxies=config.proxies
         )
         self.tunnels = Tunnels(config.fingerprint, self.beacons, self.apiserver.accept)
-        self.broker = Broker(config.listen, config.limits, self.tunnels, metrics, tap=tap)
+        self.incidents = self.beacons.incidents
+        self.broker = Broker(
+            config.listen, config.limits, self.tunnels, metrics, tap=tap, incidents=self.incidents
+        )
         self.admin = self._admin(config)
         self.enrol = Enrol(config, manager, self.beacons)
         self.renewal = Renewal(config, manager, self.enrol, self.tunnels, metrics)
@@ -125,7 +128,14 @@ class Carrier:
         if config.admin_listen is None:
             return None
         counts = self.metrics.admin
-        return Broker(config.admin_listen, config.admin_limits, self.tunnels, counts, clients=ADMINS)
+        return Broker(
+            config.admin_listen,
+            config.admin_limits,
+            self.tunnels,
+            counts,
+            clients=ADMINS,
+            incidents=self.incidents,
+        )
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         self.tasks.append(asyncio.ensure_future(work))

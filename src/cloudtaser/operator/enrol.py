@@ -207,6 +207,7 @@ class Enrol:
             await self._sleep(delay * random.uniform(0.5, 1.5))  # noqa: S311  # spreads replicas
 
     def _say(self, what: str, error: CloudtaserError) -> None:
+        self._beacons.incidents.record("enrolment", error)
         if self._due(f"{what} {error.what}"):
             _log.warning(what, error=error.diagnostic())
 

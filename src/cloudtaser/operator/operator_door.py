@@ -2,19 +2,21 @@
 
 Used by `broker_container`. A connection begins with one frame: `links` makes it a conversation (which tunnels
 there are, how the broker is; from the manager the hint that signing keys changed), `operator` a stream of
-that kind on one tunnel, whose TLS is the manager's own. Who has not the manager's uid is cut off unheard.
+that kind on one tunnel, whose TLS is the manager's own, `incidents` gets one frame with what went wrong
+lately. Who has not the manager's uid is cut off unheard.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
 from cloudtaser.errors import CloudtaserError, ProtocolError, UnavailableError
 from cloudtaser.net.log import get_logger
 from cloudtaser.net.splice import Splice
 from cloudtaser.operator.enrolment import Reporter
+from cloudtaser.operator.incidents import Incident
 from cloudtaser.operator.seam import FRAME_SECONDS, Frames, bind, failure, frame, peer_uid
 from cloudtaser.operator.tunnels import Link, Tunnels
 from cloudtaser.wire.opening import Kind, Opening
@@ -39,9 +41,12 @@ class OperatorDoor:
         *,
         state: Callable[[], dict[str, Any]],
         on_keys: Callable[[], None],
+        incidents: Callable[[], Sequence[Incident]] = tuple,
         state_seconds: float = STATE_SECONDS,
     ) -> None:
-        """`state` is told every `state_seconds`; `on_keys` is called when the manager saw other keys."""
+        """`state` is told every `state_seconds`; `on_keys` is called when the manager saw other keys;
+        `incidents` are told to who asks."""
+        self.incidents = incidents
         self.tunnels = tunnels
         self.state = state
         self.on_keys = on_keys
@@ -167,6 +172,8 @@ class _Visitor(asyncio.Protocol):
             self.tell({"type": "state"} | self._door.state())
         elif not self._listens and fields.get("what") == "operator":
             self._open(fields)
+        elif not self._listens and fields.get("what") == "incidents":
+            self._answer({"incidents": [incident.to_json() for incident in self._door.incidents()]})
         else:
             raise ProtocolError("the manager said what no manager says")
 
@@ -187,8 +194,11 @@ class _Visitor(asyncio.Protocol):
             splice.first.data_received(self._frames.rest)
 
     def _refuse(self, error: CloudtaserError) -> None:
+        self._answer(failure(error))
+
+    def _answer(self, fields: dict[str, Any]) -> None:
         assert self._transport is not None
-        self._transport.write(frame(failure(error)))
+        self._transport.write(frame(fields))
         self._transport.close()
 
     def _forget(self) -> None:

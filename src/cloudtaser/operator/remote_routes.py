@@ -17,6 +17,7 @@ from cloudtaser.net.dial import Backoff
 from cloudtaser.net.log import get_logger
 from cloudtaser.net.tls import reason
 from cloudtaser.operator.enrolment import Reporter
+from cloudtaser.operator.incidents import KEPT, Incident
 from cloudtaser.operator.routes import Route
 from cloudtaser.operator.seam import FRAME_SECONDS, Frames, frame, peer_uid, raise_failure, read_frame
 
@@ -129,6 +130,30 @@ class RemoteRoutes:
             finally:
                 self._forget()
             await asyncio.sleep(backoff.next())
+
+    async def incidents(self) -> list[Incident]:
+        """What went wrong at the broker lately. UnavailableError when it is away, ProtocolError when it says
+        something else."""
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                reader, writer = await asyncio.open_unix_connection(self._path)
+        except (OSError, TimeoutError) as error:
+            why = reason(error) if isinstance(error, OSError) else "no answer"
+            raise UnavailableError(f"the broker's container is not there: {why}", on=self._path) from None
+        try:
+            _require_uid(peer_uid(writer.transport), self._broker_uid, self._path)
+            writer.write(frame({"what": "incidents"}))
+            answer = await read_frame(reader, FRAME_SECONDS)
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+        raise_failure(answer)
+        told = answer.get("incidents")
+        if not isinstance(told, list):
+            raise ProtocolError("the broker did not tell its incidents")
+        found = [Incident.from_json(fields) for fields in told[-KEPT:]]
+        return [incident for incident in found if incident is not None]
 
     async def _converse(self, backoff: Backoff) -> None:
         try:

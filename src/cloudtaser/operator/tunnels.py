@@ -275,7 +275,9 @@ class Tunnels:
         if self._rejections >= REJECTIONS and not self._roster.live:
             self._rejections = 0
             self.on_rejected()
-        self._hold_until = loop.time() + self._backoff.next()
+        delay = self._backoff.next()
+        self._hold_until = loop.time() + delay
+        self._beacons.incidents.record("tunnel", error, beacon=beacon, delay=delay)
 
     def _up(self, link: Link, beacon: str) -> None:
         loop = asyncio.get_running_loop()
@@ -330,6 +332,9 @@ class Tunnels:
             self._rejections = 0
         elif error is not None and not self._closing:
             self._rejected("a tunnel did not last", beacon, error)
+            return
+        if error is not None and not self._closing:
+            self._beacons.incidents.record("tunnel", error, beacon=beacon)
 
     def open(self, opening: Opening, protocol: asyncio.Protocol) -> Link:
         """Open a stream on the least-loaded link; UnavailableError when there is none."""

@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 
 from cloudtaser.errors import RefusedError, UnavailableError
+from cloudtaser.operator.incidents import KEPT, Incidents
 from cloudtaser.operator.operator_door import OperatorDoor
 from cloudtaser.operator.remote_routes import RemoteRoutes
 from cloudtaser.operator.routes import Route
@@ -50,6 +51,7 @@ class Rig:
         self.half.others[Kind.OPERATOR] = self.echo
         self.openings: list[Opening] = []
         self.keys = 0
+        self.incidents = Incidents()
         self.met: list[Route] = []
         self.routes = RemoteRoutes(self.path, UID)
         self.routes.watch(self.met.append)
@@ -68,6 +70,7 @@ class Rig:
             cast("Tunnels", self),
             state=lambda: {"tunnels": len(self.live)},
             on_keys=self.on_keys,
+            incidents=self.incidents.all,
         )
 
     def on_keys(self) -> None:
@@ -190,3 +193,19 @@ async def test_what_no_manager_says_ends_the_connection(rig: Rig) -> None:
     answer = await asyncio.wait_for(reader.read(-1), 10)
     assert b'"error":"protocol"' in answer
     writer.close()
+
+
+async def test_the_manager_asks_for_what_went_wrong_at_the_broker(rig: Rig) -> None:
+    assert await rig.routes.incidents() == []
+    for number in range(KEPT + 5):
+        rig.incidents.record("beacon", UnavailableError(f"attempt {number}"), beacon="b:443", delay=0.5)
+    told = await rig.routes.incidents()
+    assert told == list(rig.incidents.all())
+    assert [incident.message for incident in told] == [f"attempt {number}" for number in range(5, KEPT + 5)]
+    assert (told[0].code, told[0].beacon, told[0].delay) == ("unavailable", "b:443", 0.5)
+
+
+async def test_incidents_of_a_broker_that_is_away_are_an_error_and_no_wait(rig: Rig) -> None:
+    await rig.door.close()
+    with pytest.raises(UnavailableError):
+        await rig.routes.incidents()

@@ -166,6 +166,9 @@ async def test_bridges_that_refuse_our_certificate_are_reported(rig: Rig) -> Non
     rig.bridge(CA.bridge("b1"), ca=Authority())  # it trusts another CA than ours
     rig.run()
     await asyncio.wait_for(rejected.wait(), 20)
+    incident = rig.beacons.incidents.all()[-1]
+    assert (incident.part, incident.beacon) == ("tunnel", str(rig.room.address))
+    assert incident.delay is not None
 
 
 async def test_with_a_new_certificate_new_tunnels_stand_before_the_old_ones_go(rig: Rig) -> None:
@@ -270,8 +273,14 @@ async def test_a_beacon_that_restarts_is_found_again(tmp_path: Path) -> None:
         rig.run()
         await eventually(lambda: len(rig.names()) == 2, "two tunnels")
     await eventually(lambda: rig.names() == [], "the tunnels went with the beacon")
+    await eventually(
+        lambda: any(one.part == "beacon" for one in rig.beacons.incidents.all()), "an attempt at the beacon"
+    )
     async with running_beacon(tmp_path, port, room.files):
         await eventually(lambda: len(rig.names()) == 2, "two tunnels again", timeout=20)
+        incidents = rig.beacons.incidents.all()
+        assert {incident.part for incident in incidents} == {"tunnel", "beacon"}
+        assert all(incident.delay is not None for incident in incidents if incident.part == "beacon")
         await rig.stop()
 
 
