@@ -305,6 +305,7 @@ def test_the_broker_is_blind_by_construction() -> None:
         "cloudtaser.net.splice",
         "cloudtaser.operator.config",
         "cloudtaser.operator.enrolment",
+        "cloudtaser.operator.incidents",
         "cloudtaser.operator.metrics",
         "cloudtaser.operator.settings",
         "cloudtaser.wire.opening",
