@@ -252,7 +252,7 @@ def _client_certificate(text: str) -> ClientCertificate:
     if not comma:
         certificate, key = f"{certificate.rstrip('/')}/tls.crt", f"{certificate.rstrip('/')}/tls.key"
     for path in (certificate, key):
-        if not _FILE.fullmatch(path) or "/../" in path:
+        if not text or not _FILE.fullmatch(path) or "/../" in path:
             raise ValueError(
                 f"{_shown(text)} is neither a directory with tls.crt and tls.key nor CERTIFICATE,KEY"
             )

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 WRAPPER: Final = "/cloudtaser/wrapper"
+COMMAND: Final = (WRAPPER, "--")
+"""What a container starts instead of its own command; behind `--` nothing is an option of the wrapper's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,10 @@ def _wrapped(container: Mapping[str, Any], kind: str) -> Wrapped | None:
     return Wrapped(
         name=str(container.get("name") or ""),
         kind=kind,
-        command=(*command[1:], *(str(one) for one in container.get("args") or ())),
+        command=(
+            *command[2 if command[1:2] == ["--"] else 1 :],
+            *(str(one) for one in container.get("args") or ()),
+        ),
         address=said.get("VAULT_ADDR", ""),
         method=said.get("VAULT_AUTH_METHOD", "") or "kubernetes",
         role=said.get("VAULT_AUTH_ROLE", "") or "default",

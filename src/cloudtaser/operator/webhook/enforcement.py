@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from cloudtaser.kube.injection import COMMAND
 from cloudtaser.operator.webhook import environment
 from cloudtaser.operator.webhook.payload import TARGET, covers, is_whole
 from cloudtaser.operator.webhook.plan import Plan
 from cloudtaser.operator.webhook.pods import (
-    COMMAND,
     INIT_CONTAINER,
     PAYLOAD_VOLUME,
     WRAPPER_DIRECTORY,

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from cloudtaser.operator.webhook.pods import COMMAND, WRAPPER, Kind, mapping
+from cloudtaser.kube.injection import COMMAND, WRAPPER
+from cloudtaser.operator.webhook.pods import Kind, mapping
 
 Json = dict[str, Any]
 

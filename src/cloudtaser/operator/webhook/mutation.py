@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cloudtaser.kube.annotations import IMAGE_DIGEST, PREFIX, STATUS, TOKEN_ACCESSOR, Problem, check_secrets
+from cloudtaser.kube.injection import COMMAND
 from cloudtaser.kube.registry.image import ImageConfig
 from cloudtaser.operator.webhook import environment, execs, payload, s3proxy, status
 from cloudtaser.operator.webhook.environment import Circumstances
@@ -21,7 +22,6 @@ from cloudtaser.operator.webhook.errors import BadRequestError, NotInjectedError
 from cloudtaser.operator.webhook.hardening import hardened
 from cloudtaser.operator.webhook.plan import Plan
 from cloudtaser.operator.webhook.pods import (
-    COMMAND,
     JWT_DIRECTORY,
     JWT_VOLUME,
     PAYLOAD_VOLUME,

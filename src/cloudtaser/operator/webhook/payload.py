@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from cloudtaser.kube.injection import WRAPPER
 from cloudtaser.operator.webhook.hardening import restricted
 from cloudtaser.operator.webhook.plan import Plan
 from cloudtaser.operator.webhook.pods import (
@@ -17,7 +18,6 @@ from cloudtaser.operator.webhook.pods import (
     JWT_DIRECTORY,
     JWT_VOLUME,
     PAYLOAD_VOLUME,
-    WRAPPER,
     WRAPPER_DIRECTORY,
     objects,
 )

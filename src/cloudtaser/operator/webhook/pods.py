@@ -15,13 +15,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cloudtaser.kube.annotations import PREFIX, Problem, Request
+from cloudtaser.kube.injection import WRAPPER
 
 Json = dict[str, Any]
 
 WRAPPER_DIRECTORY: Final = "/cloudtaser"
-WRAPPER: Final = "/cloudtaser/wrapper"
-COMMAND: Final = (WRAPPER, "--")
-"""What a container starts instead of its own command; behind `--` nothing is an option of the wrapper's."""
 INIT_CONTAINER: Final = "cloudtaser-init"
 S3PROXY_CONTAINER: Final = "cloudtaser-s3proxy"
 PAYLOAD_VOLUME: Final = "cloudtaser-payload"

@@ -1,0 +1,258 @@
+"""What is refused, what is warned of, and what a fail-closed namespace insists on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.unit.operator.webhook.pods_rig import (
+    WRAPPER_IMAGE,
+    Config,
+    Json,
+    World,
+    container,
+    mutated,
+    named,
+    pod,
+    review,
+)
+
+
+async def verdict(world: World, subject: Json, *, required: bool = False, **more: Any) -> tuple[bool, str]:
+    answer = await world.webhook().validate(review(subject, **more), required=required)
+    assert answer.patch == ()
+    return answer.allowed, answer.message or " ".join(answer.warnings)
+
+
+@pytest.mark.parametrize("required", [False, True])
+@pytest.mark.parametrize(
+    ("annotations", "says"),
+    [
+        ({"cloudtaser.io/env-map": "a=1b"}, "'1b' is not a variable name"),
+        ({"cloudtaser.io/secretpaths": "x"}, "did you mean cloudtaser.io/secret-paths?"),
+        ({"cloudtaser.io/vault-address": "https://evil.example.com"}, "not on the operator's list"),
+        ({"cloudtaser.io/containers": "apq"}, "did you mean app?"),
+        ({"cloudtaser.io/config": "none"}, "there is no CloudTaserConfig 'none' here"),
+    ],
+)
+async def test_what_could_never_work_is_refused(
+    annotations: dict[str, str], says: str, required: bool
+) -> None:
+    allowed, message = await verdict(World(), pod(annotations=annotations), required=required)
+    assert not allowed
+    assert says in message
+
+
+async def test_a_misspelt_request_is_refused_though_it_asks_for_nothing() -> None:
+    subject = pod(inject=False, metadata={"annotations": {"cloudtaser.io/injct": "true"}})
+    assert await verdict(World(), subject) == (
+        False,
+        "cloudtaser.io/injct: there is no such annotation; did you mean cloudtaser.io/inject?",
+    )
+
+
+async def test_a_pod_that_declines_is_only_warned_of() -> None:
+    declined = {"cloudtaser.io/inject": "false", "cloudtaser.io/nonsense": "x"}
+    allowed, message = await verdict(World(), pod(inject=False, metadata={"annotations": declined}))
+    assert allowed
+    assert "cloudtaser.io/nonsense: there is no such annotation" in message
+
+
+async def test_annotations_without_the_word_are_warned_of() -> None:
+    subject = pod(inject=False, metadata={"annotations": {"cloudtaser.io/secret-paths": "a/b"}})
+    assert await verdict(World(), subject) == (
+        True,
+        'cloudtaser.io/inject is not "true": the other annotations have no effect',
+    )
+
+
+async def test_a_pod_with_hostpid_is_refused_only_where_secrets_are_required() -> None:
+    assert (await verdict(World(), pod(hostPID=True)))[0]
+    assert not (await verdict(World(), pod(hostPID=True), required=True))[0]
+
+
+# --- fail-closed namespaces look at the final pod
+
+
+async def test_a_pod_as_we_make_it_passes() -> None:
+    for volumes in (False, True):
+        world = World()
+        once = await mutated(
+            world, pod(inits=[container("log", restartPolicy="Always")]), image_volumes=volumes
+        )
+        assert await verdict(world, once, required=True) == (True, "")
+
+
+async def test_a_pod_that_was_not_mutated_is_refused_only_where_secrets_are_required() -> None:
+    assert await verdict(World(), pod()) == (True, "")
+    allowed, message = await verdict(World(), pod(), required=True)
+    assert not allowed
+    assert "there is no volume with the wrapper's program" in message
+    assert "container app does not start the wrapper" in message
+
+
+def of(part: str, change: Callable[[Any], Any]) -> Callable[[Json], None]:
+    def spoil(subject: Json) -> None:
+        change(named(subject, part) if part else subject["spec"])
+
+    return spoil
+
+
+SPOILT: dict[str, tuple[Callable[[Json], None], str]] = {
+    "another command": (of("app", lambda one: one.update(command=["sh"])), "does not start the wrapper"),
+    "an option of the wrapper's": (
+        of("app", lambda one: one.update(command=["/cloudtaser/wrapper"])),
+        "does not start",
+    ),
+    "nothing to start": (of("app", lambda one: one.pop("args")), "does not start the wrapper"),
+    "another image": (
+        of("cloudtaser-init", lambda one: one.update(image="evil/x")),
+        "runs evil/x, not the operator's",
+    ),
+    "another program": (of("cloudtaser-init", lambda one: one.update(command=["sh"])), "does not install"),
+    "a variable for it": (
+        of("cloudtaser-init", lambda one: one.update(env=[{"name": "LD_PRELOAD"}])),
+        "does not install",
+    ),
+    "other arguments": (
+        of("cloudtaser-init", lambda one: one.update(args=["--install", "/x"])),
+        "does not install",
+    ),
+    "not copied at all": (of("", lambda spec: spec["initContainers"].pop(0)), "there is no init container"),
+    "copied too late": (
+        of("", lambda spec: spec["initContainers"].reverse()),
+        "comes after a container that needs it",
+    ),
+    "writable": (
+        of("app", lambda one: one["volumeMounts"][0].update(readOnly=False)),
+        "could write to the wrapper",
+    ),
+    "written by another": (
+        of(
+            "",
+            lambda spec: spec["containers"].append(
+                container(
+                    "b",
+                    ["/cloudtaser/wrapper", "--"],
+                    args=["x"],
+                    volumeMounts=[{"name": "cloudtaser-payload", "mountPath": "/y"}],
+                )
+            ),
+        ),
+        "container b could write",
+    ),
+    "a part of it": (
+        of("app", lambda one: one["volumeMounts"][0].update(subPath="x")),
+        "something else at /cloudtaser",
+    ),
+    "something over it": (
+        of(
+            "app",
+            lambda one: one["volumeMounts"].append(
+                {"name": "cloudtaser-payload", "mountPath": "/cloudtaser/wrapper", "readOnly": True}
+            ),
+        ),
+        "belongs",
+    ),
+    "on a disk": (of("", lambda spec: spec["volumes"][0].update(emptyDir={})), "is not in memory"),
+    "from a disk": (
+        of(
+            "", lambda spec: spec.update(volumes=[{"name": "cloudtaser-payload", "hostPath": {"path": "/x"}}])
+        ),
+        "is not in memory",
+    ),
+    "another mounted image": (
+        of(
+            "",
+            lambda spec: spec["volumes"].__setitem__(
+                0, {"name": "cloudtaser-payload", "image": {"reference": "evil/x"}}
+            ),
+        ),
+        "comes from evil/x",
+    ),
+    "another vault": (
+        of("app", lambda one: one["env"].append({"name": "VAULT_ADDR", "value": "https://evil"})),
+        "another VAULT_ADDR",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+async def test_a_pod_that_somebody_changed_afterwards_is_refused(how: str) -> None:
+    world = World()
+    subject = await mutated(world, pod(inits=[container("log", restartPolicy="Always")]))
+    spoil, says = SPOILT[how]
+    spoil(subject)
+    allowed, message = await verdict(world, subject, required=True)
+    assert not allowed
+    assert says in message
+    if how != "something over it":
+        assert (await verdict(world, subject))[0]
+
+
+async def test_the_image_before_an_upgrade_is_accepted_for_a_while() -> None:
+    world = World()
+    world.configs["shop", "old"] = Config(wrapper_image="registry.example.com/wrapper:0")
+    once = await mutated(world, pod(annotations={"cloudtaser.io/config": "old"}))
+    assert not (await verdict(world, once, required=True))[0]
+    webhook = world.webhook(accepted_wrapper_images=("registry.example.com/wrapper:0",))
+    assert (await webhook.validate(review(once), required=True)).allowed
+    assert world.settings.wrapper_image == WRAPPER_IMAGE
+
+
+async def test_an_ephemeral_container_may_read_the_payload_and_never_write_to_it() -> None:
+    world = World()
+    subject = await mutated(world, pod())
+    mount = {"name": "cloudtaser-payload", "mountPath": "/x"}
+    subject["spec"]["ephemeralContainers"] = [{"name": "d", "image": "x", "volumeMounts": [mount]}]
+    asked = {"operation": "UPDATE", "subresource": "ephemeralcontainers"}
+    allowed, message = await verdict(world, subject, required=True, **asked)
+    assert (allowed, message) == (False, "ephemeral container d could write to the wrapper's program")
+    mount["readOnly"] = True  # type: ignore[assignment]
+    assert (await verdict(world, subject, required=True, **asked))[0]
+
+
+# --- workloads
+
+
+def deployment(template: Json, **metadata: Any) -> Json:
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "w", **metadata},
+        "spec": {"template": template},
+    }
+
+
+async def told(world: World, subject: Json) -> str:
+    answer = await world.webhook().validate_workload(review(subject))
+    assert answer.allowed
+    assert answer.patch == ()
+    return " | ".join(answer.warnings)
+
+
+async def test_a_workload_is_never_refused_and_told_everything() -> None:
+    bad = deployment(pod(annotations={"cloudtaser.io/env-map": "a=1b", "cloudtaser.io/nonsense": "x"}))
+    message = await told(World(), bad)
+    assert "cloudtaser.io/nonsense: there is no such annotation" in message
+    assert "a pod with hostPID" in await told(World(), deployment(pod(hostPID=True)))
+    assert await told(World(), deployment(pod())) == ""
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [{"annotations": {"cloudtaser.io/inject": "true"}}, {"labels": {"cloudtaser.io/inject": "true"}}],
+)
+async def test_what_sits_on_the_workload_instead_of_its_template_is_said(metadata: Json) -> None:
+    message = await told(World(), deployment(pod(inject=False), **metadata))
+    assert "cloudtaser.io/inject: belongs into the pod template's metadata; here it has no effect" in message
+    assert "belongs" not in await told(World(), deployment(pod(), **metadata))
+
+
+async def test_the_template_of_a_cronjob_is_found() -> None:
+    bad = pod(annotations={"cloudtaser.io/env-map": "a=1b"})
+    cron = {"kind": "CronJob", "metadata": {}, "spec": {"jobTemplate": {"spec": {"template": bad}}}}
+    assert "'1b' is not a variable name" in await told(World(), copy.deepcopy(cron))
