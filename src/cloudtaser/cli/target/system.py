@@ -5,10 +5,12 @@ Used by the `target` commands. Everything is found by the labels and names that 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+import json
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from cloudtaser.errors import UnavailableError
+from cloudtaser.errors import CloudtaserError, ProtocolError, UnavailableError
 from cloudtaser.wire.names import POD_CA_CONFIGMAP
 
 if TYPE_CHECKING:
@@ -22,6 +24,9 @@ BROKER_PORT: Final = 8443
 ADMIN_PORT: Final = 8445
 METRICS_PORT: Final = 8080
 PROBE_PORT: Final = 8081
+AGENT_PORT: Final = 9090
+_AT_ONCE: Final = 8
+_SECONDS: Final = 20.0
 _INSTALL: Final = "install the chart there, or name its namespace by --system-namespace"
 
 
@@ -58,6 +63,60 @@ async def ready_operator(kube: KubeApi, namespace: str) -> OperatorPod:
             fix=f"see kubectl -n {namespace} describe pod {pods[0].name}",
         )
     return pods[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """One node's eBPF agent and what it says of itself; `problem`: why it says nothing."""
+
+    node: str
+    pod: str
+    status: Json = field(default_factory=dict)
+    problem: str = ""
+
+
+async def agents(kube: KubeApi, namespace: str) -> list[Agent]:
+    """The agents of all nodes, asked at their own port of the loopback device."""
+    from cloudtaser.kube.kinds import PODS
+
+    found = await kube.list_objects(PODS, namespace, label_selector=AGENT_SELECTOR)
+    turns = asyncio.Semaphore(_AT_ONCE)
+
+    async def ask(pod: Json) -> Agent:
+        name, node = str(pod["metadata"]["name"]), str((pod.get("spec") or {}).get("nodeName") or "")
+        async with turns:
+            try:
+                return Agent(node, name, await get_json(kube, namespace, name, AGENT_PORT, "/status"))
+            except CloudtaserError as error:
+                return Agent(node, name, problem=error.diagnostic())
+
+    return sorted(await asyncio.gather(*map(ask, found.items)), key=lambda agent: agent.node)
+
+
+async def get_json(kube: KubeApi, namespace: str, pod: str, port: int, path: str) -> Json:
+    """What a pod's plain HTTP port answers, through a port-forward. UnavailableError, ProtocolError."""
+    from cloudtaser.kube.portforward import PortForward
+    from cloudtaser.net.dial import Address, dial_tcp
+    from cloudtaser.net.http import request
+
+    async with PortForward(kube, namespace, pod, port) as forward:
+        where = Address(*forward.address)
+        try:
+            _, _, body = await request(
+                lambda protocol: dial_tcp(where, lambda: protocol),
+                b"GET",
+                path.encode(),
+                ((b"host", b"localhost"),),
+                timeout=_SECONDS,
+            )
+            answer = json.loads(body)
+        except ValueError:
+            answer = None
+        except CloudtaserError as error:
+            raise UnavailableError(forward.complaint or error.what, on=f"pod {namespace}/{pod}") from None
+    if not isinstance(answer, dict):
+        raise ProtocolError("its answer is not a JSON object", on=f"{path} of pod {namespace}/{pod}")
+    return answer
 
 
 async def pod_ca(kube: KubeApi, namespace: str) -> str:
