@@ -6,10 +6,11 @@ import base64
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry
 
+from cloudtaser.demo.certificates import CertificateFiles
 from cloudtaser.kube.errors import KubeForbiddenError, NotFoundError
 from cloudtaser.kube.registry.image import ImageConfig, ImageRequest, Platform
 from cloudtaser.kube.registry.metrics import RegistryMetrics
@@ -17,7 +18,6 @@ from cloudtaser.kube.registry.resolver import ImageResolver
 from cloudtaser.kube.registry.rules import Rule
 from cloudtaser.kube.registry.settings import Bounds, RegistrySettings
 from cloudtaser.net.addresses import Network
-from tests.image_registry import RegistryServer, TokenServer
 
 LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"),)
 AMD64 = Platform("linux", "amd64")
@@ -57,12 +57,19 @@ class Clock:
         return self.now
 
 
+class Server(Protocol):
+    """A server on loopback, and the CA of its certificate."""
+
+    port: int
+    tls: CertificateFiles
+
+
 class Resolving:
     """A resolver, what it may reach, and what it counted."""
 
     def __init__(
         self,
-        *servers: RegistryServer | TokenServer,
+        *servers: Server,
         rules: tuple[Rule, ...] = (),
         granted: tuple[str, ...] = (),
         bounds: Bounds | None = None,
