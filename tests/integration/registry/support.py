@@ -77,7 +77,7 @@ class Resolving:
     ) -> None:
         known = {rule.host for rule in rules}
         trusting = tuple(
-            Rule(host=host, ca_file=str(server.tls.ca))
+            Rule(host=host, ca=server.tls.ca.read_text())
             for server in servers
             for host in (f"127.0.0.1:{server.port}", f"localhost:{server.port}")
             if host not in known

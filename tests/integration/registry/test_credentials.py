@@ -38,7 +38,7 @@ async def tokened(tmp_path: Path, tokens: TokenServer) -> AsyncIterator[Registry
 
 
 def listed(server: RegistryServer, tokens: TokenServer) -> Rule:
-    return Rule(server.host, ca_file=str(server.tls.ca), realms=frozenset((f"127.0.0.1:{tokens.port}",)))
+    return Rule(server.host, ca=server.tls.ca.read_text(), realms=frozenset((f"127.0.0.1:{tokens.port}",)))
 
 
 async def test_a_pull_secret_opens_a_registry_that_wants_a_password(passwords: RegistryServer) -> None:
@@ -60,7 +60,10 @@ async def test_a_secret_that_is_not_granted_is_not_asked_for_and_named(passwords
         with pytest.raises(ImageForbiddenError) as caught:
             await resolve(f"{passwords.host}/team/app:1", "regcred")
         told = caught.value.diagnostic()
-        assert "may not read pull secret shop/regcred: add it to operator.registry.pullSecrets" in told
+        assert (
+            "may not read pull secret shop/regcred: add {namespace: shop, name: regcred} to operator.registry"
+            in told
+        )
         assert resolve.secrets.read == []
 
 

@@ -82,7 +82,7 @@ async def test_a_blob_is_fetched_where_the_registry_sends_us_without_the_passwor
     passwords: RegistryServer, redirecting: RegistryServer, store: BlobStore
 ) -> None:
     await passwords.push("team/app:1", configuration(["/moved"]))
-    rules = (Rule(f"localhost:{store.port}", ca_file=str(store.tls.ca)),)
+    rules = (Rule(f"localhost:{store.port}", ca=store.tls.ca.read_text()),)
     async with Resolving(redirecting, rules=rules, granted=("shop/r",)) as resolve:
         resolve.secrets.add("shop", "r", docker_config(redirecting.host, ALICE))
         assert (await resolve(f"{redirecting.host}/team/app:1", "r")).entrypoint == ("/moved",)
@@ -99,7 +99,7 @@ async def test_a_redirect_to_an_address_that_is_not_listed_is_not_followed(
         redirecting,
         networks=(),
         granted=("shop/r",),
-        rules=(Rule(redirecting.host, ca_file=str(redirecting.tls.ca), networks=Resolving.loopback()),),
+        rules=(Rule(redirecting.host, ca=redirecting.tls.ca.read_text(), networks=Resolving.loopback()),),
     ) as resolve:
         resolve.secrets.add("shop", "r", docker_config(redirecting.host, ALICE))
         with pytest.raises(ImageAddressError, match="a loopback name is not allowed"):
@@ -113,7 +113,7 @@ async def test_a_mirror_is_asked_first_and_the_registry_when_it_has_nothing(
     await passwords.push("only/there:1", configuration(["/origin"]))
     await public.push("hub/both/app:1", configuration(["/mirrored"]))
     await passwords.push("both/app:1", configuration(["/origin"]))
-    rule = Rule(passwords.host, mirrors=(f"{public.url}/hub",), ca_file=str(passwords.tls.ca))
+    rule = Rule(passwords.host, mirrors=(f"{public.url}/hub",), ca=passwords.tls.ca.read_text())
     async with Resolving(public, rules=(rule,), granted=("shop/r",)) as resolve:
         resolve.secrets.add("shop", "r", docker_config(passwords.host, ALICE))
         assert (await resolve(f"{passwords.host}/both/app:1")).entrypoint == ("/mirrored",)
@@ -174,20 +174,21 @@ async def test_a_private_ca_is_trusted_for_its_host_only(public: RegistryServer)
     async with Resolving() as resolve:
         with pytest.raises(RegistryUnavailableError, match="certificate is not trusted") as caught:
             await resolve(f"{public.host}/ca/app:1")
-        assert "caFile" in caught.value.diagnostic()
-    async with Resolving(ca_file=str(public.tls.ca)) as resolve:
+        assert "set ca for" in caught.value.diagnostic()
+    async with Resolving(ca=public.tls.ca.read_text()) as resolve:
         assert (await resolve(f"{public.host}/ca/app:1")).entrypoint == ("/ca",)
-    rules = (Rule("127.0.0.1:1", ca_file=str(public.tls.ca)),)
+    rules = (Rule("127.0.0.1:1", ca=public.tls.ca.read_text()),)
     async with Resolving(rules=rules) as resolve:
         with pytest.raises(RegistryUnavailableError, match="certificate is not trusted"):
             await resolve(f"{public.host}/ca/app:1")
 
 
-async def test_a_ca_that_cannot_be_read_is_named_at_the_start(tmp_path: Path) -> None:
-    file = tmp_path / "ca.pem"
-    file.write_text("no certificate")
-    with pytest.raises(ConfigError, match=r"ca\.pem"):
-        Resolving(ca_file=str(file))
+@pytest.mark.parametrize("pem", ["no certificate", "-----BEGIN CERTIFICATE-----\n!\n", "é"])
+async def test_a_ca_that_cannot_be_used_is_named_at_the_start(pem: str) -> None:
+    with pytest.raises(ConfigError, match=r"operator\.registry\.ca"):
+        Resolving(ca=pem)
+    with pytest.raises(ConfigError, match=r"some\.host"):
+        Resolving(rules=(Rule("some.host", ca=pem),))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])

@@ -86,7 +86,10 @@ class PullSecrets:
         """The Secret's credentials, as read within the last `seconds`."""
         where = f"{namespace}/{name}"
         if (namespace, name) not in self._granted:
-            return PullSecret(problem=f"the operator may not read pull secret {where}: add it to {_SETTING}")
+            entry = f"{{namespace: {namespace}, name: {name}}}"
+            return PullSecret(
+                problem=f"the operator may not read pull secret {where}: add {entry} to {_SETTING}"
+            )
         kept = self._kept.get((namespace, name))
         if kept is not None and self._clock() < kept[1]:
             return kept[0]

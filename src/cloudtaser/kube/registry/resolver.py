@@ -103,7 +103,7 @@ class ImageResolver:
             seconds=bounds.secret_seconds,
             clock=clock,
         )
-        self._transport = Transport(self._rules, bounds, ca_file=settings.ca_file, proxies=proxies)
+        self._transport = Transport(self._rules, bounds, ca=settings.ca, proxies=proxies)
         self._client = Client(
             self._transport,
             Authority(self._rules, self._transport, clock=clock),

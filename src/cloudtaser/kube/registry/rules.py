@@ -35,7 +35,7 @@ class Rule:
     mirrors: tuple[str, ...] = ()
     """URLs, asked before the registry itself; what follows the host goes before each repository's name."""
     plain_http: bool = False
-    ca_file: str = ""
+    ca: str = ""
     """PEM; then no other CA is trusted for this host."""
     realms: frozenset[str] = frozenset()
     """Token servers on other hosts that may be given this registry's credentials."""

@@ -17,6 +17,7 @@ from cloudtaser.net.addresses import Network, parse_network
 
 MAX_FILE: Final = 1024 * 1024
 MAX_RULES: Final = 256
+MAX_SECRETS: Final = 4096
 _PREFIX: Final = "operator.registry"
 _FIX: Final = "see docs/registry.md"
 
@@ -51,7 +52,7 @@ class RegistrySettings:
 
     rules: tuple[Rule, ...] = ()
     networks: tuple[Network, ...] = ()
-    ca_file: str = ""
+    ca: str = ""
     """PEM, trusted besides the system's CAs for every host that has no CA of its own."""
     pull_secrets: frozenset[tuple[str, str]] = frozenset()
     """Namespace and name of each Secret that the operator may read."""
@@ -87,13 +88,16 @@ def parse_settings(data: bytes, *, source: str) -> RegistrySettings:
     reader = _Reader(value, _PREFIX, source)
     rules = [
         _rule(_Reader(item, f"{_PREFIX}.registries[{index}]", source))
-        for index, item in enumerate(reader.objects("registries"))
+        for index, item in enumerate(reader.objects("registries", MAX_RULES))
     ]
     settings = RegistrySettings(
         rules=tuple(rules),
         networks=reader.networks("networks"),
-        ca_file=reader.text("caFile"),
-        pull_secrets=frozenset(map(reader.secret, reader.texts("pullSecrets"))),
+        ca=reader.text("ca"),
+        pull_secrets=frozenset(
+            _secret(_Reader(item, f"{_PREFIX}.pullSecrets[{index}]", source))
+            for index, item in enumerate(reader.objects("pullSecrets", MAX_SECRETS))
+        ),
         docker_config=reader.text("dockerConfigFile"),
         docker_config_namespaces=frozenset(reader.texts("dockerConfigNamespaces") or ("*",)),
         bounds=Bounds(timeout=reader.seconds("timeoutSeconds", Bounds().timeout)),
@@ -109,7 +113,7 @@ def _rule(reader: _Reader) -> Rule:
         host=host,
         mirrors=reader.texts("mirrors"),
         plain_http=reader.flag("plainHttp"),
-        ca_file=reader.text("caFile"),
+        ca=reader.text("ca"),
         realms=parse_realms(reader.texts("realms"), host),
         networks=reader.networks("networks"),
     )
@@ -117,6 +121,14 @@ def _rule(reader: _Reader) -> Rule:
         raise reader.error("host", "is missing")
     reader.finish()
     return rule
+
+
+def _secret(reader: _Reader) -> tuple[str, str]:
+    namespace, name = reader.text("namespace"), reader.text("name")
+    if not namespace or not name:
+        raise reader.error("namespace" if not namespace else "name", "is missing")
+    reader.finish()
+    return namespace, name
 
 
 class _Reader:
@@ -142,12 +154,12 @@ class _Reader:
             raise self.error(key, "is no list of texts")
         return tuple(value)
 
-    def objects(self, key: str) -> list[Mapping[str, Any]]:
+    def objects(self, key: str, most: int) -> list[Mapping[str, Any]]:
         value = self._value.pop(key, None) or []
         if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-            raise self.error(key, "is no list of registries")
-        if len(value) > MAX_RULES:
-            raise self.error(key, f"has more than {MAX_RULES} entries")
+            raise self.error(key, "is no list of objects")
+        if len(value) > most:
+            raise self.error(key, f"has more than {most} entries")
         return value
 
     def flag(self, key: str) -> bool:
@@ -167,12 +179,6 @@ class _Reader:
     def networks(self, key: str) -> tuple[Network, ...]:
         source = f"{self._path}.{key} in {self._source}"
         return tuple(parse_network(text, source=source) for text in self.texts(key))
-
-    def secret(self, text: str) -> tuple[str, str]:
-        namespace, slash, name = text.partition("/")
-        if not (namespace and slash and name) or "/" in name:
-            raise self.error("pullSecrets", f"has {text[:120]!r}, which is not NAMESPACE/NAME")
-        return namespace, name
 
     def finish(self) -> None:
         for key in self._value:

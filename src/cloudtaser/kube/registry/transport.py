@@ -104,13 +104,13 @@ class CheckedResolver(AbstractResolver):
 class Transport:
     """Connections to registries. Its methods raise ImageError."""
 
-    def __init__(self, rules: Rules, bounds: Bounds, *, ca_file: str = "", proxies: Proxies = DIRECT) -> None:
-        """`ca_file`: PEM, trusted besides the system's CAs. ConfigError when a CA cannot be read."""
+    def __init__(self, rules: Rules, bounds: Bounds, *, ca: str = "", proxies: Proxies = DIRECT) -> None:
+        """`ca`: PEM, trusted besides the system's CAs. ConfigError when a CA cannot be read."""
         self._rules = rules
         self._bounds = bounds
         self._proxies = proxies
-        self._general = _context("", ca_file)
-        self._contexts = {rule.host: _context(rule.ca_file, "") for rule in rules.all() if rule.ca_file}
+        self._general = _context("", ca, "operator.registry.ca")
+        self._contexts = {rule.host: _context(rule.ca, "", rule.host) for rule in rules.all() if rule.ca}
         self._sessions: dict[tuple[str, bool], aiohttp.ClientSession] = {}
 
     async def close(self) -> None:
@@ -207,7 +207,7 @@ class Transport:
             raise RegistryUnreachableError(
                 "the registry's certificate is not trusted",
                 on=host,
-                fix=f"set caFile for this host under operator.registry ({_certificate(error)})",
+                fix=f"set ca for this host under operator.registry ({_certificate(error)})",
             ) from None
         except aiohttp.ConnectionTimeoutError:
             raise RegistryUnreachableError(
@@ -293,16 +293,18 @@ class Transport:
         return self._sessions[key]
 
 
-def _context(only_ca: str, further_ca: str) -> ssl.SSLContext:
+def _context(only_ca: str, further_ca: str, on: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if not only_ca:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
-    for file in filter(None, (only_ca, further_ca)):
+    for pem in filter(None, (only_ca, further_ca)):
         try:
-            context.load_verify_locations(cafile=file)
-        except (ssl.SSLError, OSError) as error:
-            raise ConfigError(f"a registry's CA cannot be used: {reason(error)}", on=file) from None
+            context.load_verify_locations(cadata=pem)
+        except (ssl.SSLError, ValueError, TypeError) as error:  # the last for what is not ASCII
+            raise ConfigError(
+                f"a registry's CA cannot be used: {reason(error)}", on=on, fix="give PEM certificates"
+            ) from None
     return context
 
 

@@ -474,7 +474,7 @@ async def test_a_mirror_that_breaks_off_does_not_keep_the_registry_from_being_as
     await mirror.start()
     try:
         mirror.answers["manifests"] = mirror.cut
-        rule = Rule(registry.host, ca_file=str(registry.tls.ca), mirrors=(f"https://{mirror.host}",))
+        rule = Rule(registry.host, ca=registry.tls.ca.read_text(), mirrors=(f"https://{mirror.host}",))
         async with Resolving(mirror, rules=(rule,)) as resolve:
             assert (await resolve(image(registry))).entrypoint == ("/app",)
         assert mirror.asked("manifests") == 2

@@ -112,9 +112,9 @@ def test_settings_are_read_whole(tmp_path: object) -> None:
     settings = parse_settings(
         json.dumps(
             {
-                "pullSecrets": ["shop/regcred"],
+                "pullSecrets": [{"namespace": "shop", "name": "regcred"}],
                 "networks": ["10.0.0.0/8"],
-                "caFile": "/ca.pem",
+                "ca": "PEM",
                 "dockerConfigFile": "/config.json",
                 "dockerConfigNamespaces": ["shop"],
                 "timeoutSeconds": 5,
@@ -123,7 +123,7 @@ def test_settings_are_read_whole(tmp_path: object) -> None:
                         "host": "Registry.example.com:5000",
                         "mirrors": ["https://mirror.example.com"],
                         "plainHttp": True,
-                        "caFile": "/other.pem",
+                        "ca": "PEM 2",
                         "realms": ["Auth.example.com:443"],
                         "networks": ["192.168.1.0/24"],
                     }
@@ -156,7 +156,9 @@ def test_no_settings_are_the_defaults() -> None:
         ([], "no JSON object"),
         ({"pullSecret": []}, "operator.registry.pullSecret is not known"),
         ({"pullSecrets": "shop/regcred"}, "pullSecrets is no list"),
-        ({"pullSecrets": ["regcred"]}, "'regcred', which is not NAMESPACE/NAME"),
+        ({"pullSecrets": ["shop/regcred"]}, "pullSecrets is no list of objects"),
+        ({"pullSecrets": [{"name": "regcred"}]}, r"pullSecrets\[0\].namespace is missing"),
+        ({"pullSecrets": [{"namespace": "shop", "name": "r", "key": "k"}]}, "key is not known"),
         ({"networks": ["10.0.0.1/8"]}, "'10.0.0.1/8' is no network"),
         ({"timeoutSeconds": 0}, "timeoutSeconds is no number of seconds"),
         ({"timeoutSeconds": True}, "timeoutSeconds is no number of seconds"),
