@@ -103,6 +103,7 @@ def manager_parser() -> argparse.ArgumentParser:
     add("--bridge-pin", metavar="PIN", help="spki-sha256:HEX of the tunnel CA; no other is stored")
     add("--beacon-info-hash", metavar="HEX", help="SHA-256 of the tunnel CA; no other is stored")
     add = parser.add_argument_group("webhook").add_argument
+    add("--settings", metavar="FILE", help="what holds for every pod (default /etc/cloudtaser/settings.json)")
     add("--webhook-listen", metavar="ADDR", help="where the API server calls (default :9443)")
     add(
         "--webhook-service",
@@ -142,7 +143,11 @@ def broker_parser() -> argparse.ArgumentParser:
 
 def _container(parser: argparse.ArgumentParser, uid_flag: str, uid_help: str) -> None:
     add = parser.add_argument_group("the other container").add_argument
-    add("--sockets", metavar="DIR", help="directory that both containers mount (default /run/cloudtaser)")
+    add(
+        "--sockets",
+        metavar="DIR",
+        help="directory that both containers mount (default /run/cloudtaser); the manager alone: off",
+    )
     add(uid_flag, metavar="UID", help=uid_help)
 
 

@@ -26,6 +26,7 @@ SOURCE_RATE: Final = Rate(10, 100)
 """Announcements from one address; a node that hides its pods behind its own has a few hundred of them."""
 PROBES: Final = Listen("", 8081)
 METRICS: Final = Listen("", 8080)
+SETTINGS: Final = "/etc/cloudtaser/settings.json"
 MOUNTED: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 
@@ -37,7 +38,9 @@ class ManagerConfig:
     apiserver_ca: str
     apiserver_token_file: str
     namespace: str = SYSTEM_NAMESPACE
-    sockets: str = SOCKETS
+    settings: str = SETTINGS
+    sockets: str | None = SOCKETS
+    """None where there is no broker: pods reach OpenBao by themselves."""
     broker_uid: int = BROKER_UID
     bridge_pin: str = ""
     info_hash: str = ""
@@ -63,12 +66,14 @@ def read_manager(arguments: Sequence[str], environment: Mapping[str, str]) -> Ma
         raise ConfigError(
             f"{lease_seconds} s is no time for a lease", on=settings.source("lease_seconds"), fix="3 to 300"
         )
+    sockets = settings.get("sockets") or SOCKETS
     return ManagerConfig(
         apiserver=settings.get("apiserver") or f"https://{api_server(environment)}",
         apiserver_ca=settings.get("apiserver_ca") or f"{MOUNTED}/ca.crt",
         apiserver_token_file=settings.get("apiserver_token_file") or f"{MOUNTED}/token",
         namespace=settings.get("namespace") or _mounted_namespace(),
-        sockets=settings.get("sockets") or SOCKETS,
+        settings=settings.get("settings") or SETTINGS,
+        sockets=None if sockets == "off" else sockets,
         broker_uid=settings.number("broker_uid", BROKER_UID),
         bridge_pin=bridge_pin(settings),
         info_hash=info_hash(settings),

@@ -60,7 +60,11 @@ class ManagerContainer:
         )
         self.events = EventRecorder(self.kube, instance=config.id)
         self.leadership.on_change = lambda held: self.metrics.leader.set(float(held))
-        self.routes = RemoteRoutes(str(Path(config.sockets) / BROKER_SOCKET), config.broker_uid)
+        self.routes = (
+            RemoteRoutes(str(Path(config.sockets) / BROKER_SOCKET), config.broker_uid)
+            if config.sockets
+            else None
+        )
         self.manager: Manager | None = None
         self._door: ManagerDoor | None = None
         self._streams: OperatorStreams | None = None
@@ -76,7 +80,8 @@ class ManagerContainer:
 
     def is_ready(self) -> bool:
         """Ready once the pod CA is known; a beacon's outage must not take injection away."""
-        return not self._draining and self.manager is not None and self.manager.pod_ca is not None
+        known = self.manager is not None and (self.routes is None or self.manager.pod_ca is not None)
+        return known and not self._draining
 
     async def run(self, stop: asyncio.Event) -> int:
         """From start to a drained end; the exit status."""
@@ -92,7 +97,7 @@ class ManagerContainer:
                 return 0
             await self._start(learning.result(), stop)
             done, _ = await asyncio.wait([stopping, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
-            if stopping not in done:
+            if not stop.is_set():
                 done.pop().result()  # a task that should never end: its error is the program's
                 raise UnavailableError("a part of the manager ended by itself")
             await self._drain()
@@ -127,13 +132,14 @@ class ManagerContainer:
             info_hash=config.info_hash,
         )
         self.manager = manager
-        self._streams = OperatorStreams(manager, self.metrics)
-        self.routes.watch(self._streams.serve)
-        self._door = ManagerDoor(str(Path(config.sockets) / MANAGER_SOCKET), config.broker_uid, manager)
-        await self._door.start()
-        self._run(self.routes.run())
-        self._run(KeyWatch(manager.jwks, self.routes.keys_changed).run())
-        self._run(self._watch_trust(manager))
+        if config.sockets is not None and self.routes is not None:
+            self._streams = OperatorStreams(manager, self.metrics)
+            self.routes.watch(self._streams.serve)
+            self._door = ManagerDoor(str(Path(config.sockets) / MANAGER_SOCKET), config.broker_uid, manager)
+            await self._door.start()
+            self._run(self.routes.run())
+            self._run(KeyWatch(manager.jwks, self.routes.keys_changed).run())
+            self._run(self._watch_trust(manager))
         self._run(self.events.run(stop))
         await self._start_tokens(fingerprint, manager)
         self._leading = asyncio.ensure_future(self.leadership.run(stop))
@@ -164,7 +170,7 @@ class ManagerContainer:
         self.leadership.add("tokens", self._tokens.keeping)
 
     async def _pipe(self, protocol: asyncio.Protocol) -> None:
-        live = self.routes.live
+        live = self.routes.live if self.routes else []
         if not live:
             raise UnavailableError("no tunnel to a bridge is up")
         await live[0].open(protocol)
