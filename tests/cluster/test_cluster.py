@@ -8,43 +8,24 @@ import base64
 import json
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.chain_tools import eventually
+from tests.cluster.accounts import namespace
 from tests.cluster.binaries import KUBERNETES
 from tests.cluster.images import image_archive
 from tests.cluster.node import Cluster
+from tests.cluster.pods import Pods, container, exit_code, pod
 
 pytestmark = [pytest.mark.cluster, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 
 IMAGE = "tests.invalid/hello:1"
-RESTRICTED: dict[str, Any] = {
-    "runAsNonRoot": True,
-    "runAsUser": 65532,
-    "allowPrivilegeEscalation": False,
-    "readOnlyRootFilesystem": True,
-    "capabilities": {"drop": ["ALL"]},
-    "seccompProfile": {"type": "RuntimeDefault"},
-}
 PROGRAM = """
 #include <stdio.h>
 #include <unistd.h>
 int main(void) { printf("process %d, user %d\\n", getpid(), getuid()); return 7; }
 """
-
-
-async def ended(cluster: Cluster, pod: str) -> dict[str, Any]:
-    """The status of a pod that has ended."""
-    status: dict[str, Any] = {}
-
-    async def has_ended() -> bool:
-        status.update((await cluster.control_plane.get("pod", pod))["status"])
-        return status["phase"] in ("Succeeded", "Failed")
-
-    await eventually(has_ended, f"the pod {pod} ends", timeout=120, every=0.3)
-    return status
 
 
 async def test_it_is_the_release_that_it_says(cluster: Cluster) -> None:
@@ -57,21 +38,15 @@ async def test_a_restricted_pod_runs_and_its_exit_code_is_told(cluster: Cluster,
     source.write_text(PROGRAM)
     subprocess.run(["gcc", "-static", "-Os", "-s", "-o", str(binary), str(source)], check=True)
     await cluster.runtime.load(image_archive(IMAGE, {"hello": binary.read_bytes()}, entrypoint=["/hello"]))
-    await cluster.control_plane.kubectl(
-        "label", "namespace", "default", "pod-security.kubernetes.io/enforce=restricted", "--overwrite"
+    walled = await namespace(
+        cluster.control_plane, "walled", {"pod-security.kubernetes.io/enforce": "restricted"}
     )
-    container = {"name": "app", "image": IMAGE, "imagePullPolicy": "Never", "securityContext": RESTRICTED}
+    pods = Pods(cluster.control_plane)
     await cluster.control_plane.apply(
-        {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": "hello"},
-            "spec": {"restartPolicy": "Never", "containers": [container]},
-        }
+        pod("hello", container(IMAGE, imagePullPolicy="Never"), namespace=walled)
     )
-    status = await ended(cluster, "hello")
-    assert status["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 7
-    assert await cluster.control_plane.kubectl("logs", "hello") == "process 1, user 65532\n"
+    assert exit_code(await pods.ended("hello", namespace=walled)) == 7
+    assert await pods.log("hello", namespace=walled) == "process 1, user 65532\n"
 
 
 async def test_a_token_is_bound_to_its_audience_and_reviewed(cluster: Cluster) -> None:
