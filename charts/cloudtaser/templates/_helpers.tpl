@@ -133,3 +133,12 @@ seccompProfile:
 {{- end -}}
 {{- $settings | toPrettyJson -}}
 {{- end -}}
+
+{{/* What `cloudtaser-operator manager --registries` reads (docs/registry.md). */}}
+{{- define "cloudtaser.registries" -}}
+{{- $registries := omit .Values.operator.registry "dockerConfigSecret" -}}
+{{- if .Values.operator.registry.dockerConfigSecret -}}
+{{- $_ := set $registries "dockerConfigFile" "/etc/cloudtaser-registry/config.json" -}}
+{{- end -}}
+{{- $registries | toPrettyJson -}}
+{{- end -}}

@@ -104,6 +104,11 @@ def manager_parser() -> argparse.ArgumentParser:
     add("--beacon-info-hash", metavar="HEX", help="SHA-256 of the tunnel CA; no other is stored")
     add = parser.add_argument_group("webhook").add_argument
     add("--settings", metavar="FILE", help="what holds for every pod (default /etc/cloudtaser/settings.json)")
+    add(
+        "--registries",
+        metavar="FILE",
+        help="what is said of images' registries (default /etc/cloudtaser/registries.json)",
+    )
     add("--webhook-listen", metavar="ADDR", help="where the API server calls (default :9443)")
     add(
         "--webhook-service",

@@ -27,6 +27,7 @@ SOURCE_RATE: Final = Rate(10, 100)
 PROBES: Final = Listen("", 8081)
 METRICS: Final = Listen("", 8080)
 SETTINGS: Final = "/etc/cloudtaser/settings.json"
+REGISTRIES: Final = "/etc/cloudtaser/registries.json"
 MOUNTED: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 
@@ -39,6 +40,7 @@ class ManagerConfig:
     apiserver_token_file: str
     namespace: str = SYSTEM_NAMESPACE
     settings: str = SETTINGS
+    registries: str = REGISTRIES
     sockets: str | None = SOCKETS
     """None where there is no broker: pods reach OpenBao by themselves."""
     broker_uid: int = BROKER_UID
@@ -73,6 +75,7 @@ def read_manager(arguments: Sequence[str], environment: Mapping[str, str]) -> Ma
         apiserver_token_file=settings.get("apiserver_token_file") or f"{MOUNTED}/token",
         namespace=settings.get("namespace") or _mounted_namespace(),
         settings=settings.get("settings") or SETTINGS,
+        registries=settings.get("registries") or REGISTRIES,
         sockets=None if sockets == "off" else sockets,
         broker_uid=settings.number("broker_uid", BROKER_UID),
         bridge_pin=bridge_pin(settings),

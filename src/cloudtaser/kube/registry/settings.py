@@ -99,7 +99,7 @@ def parse_settings(data: bytes, *, source: str) -> RegistrySettings:
             for index, item in enumerate(reader.objects("pullSecrets", MAX_SECRETS))
         ),
         docker_config=reader.text("dockerConfigFile"),
-        docker_config_namespaces=frozenset(reader.texts("dockerConfigNamespaces") or ("*",)),
+        docker_config_namespaces=frozenset(reader.texts("dockerConfigNamespaces", ("*",))),
         bounds=Bounds(timeout=reader.seconds("timeoutSeconds", Bounds().timeout)),
     )
     reader.finish()
@@ -148,8 +148,10 @@ class _Reader:
             raise self.error(key, "is no text")
         return value or ""
 
-    def texts(self, key: str) -> tuple[str, ...]:
-        value = self._value.pop(key, None) or []
+    def texts(self, key: str, default: tuple[str, ...] = ()) -> tuple[str, ...]:
+        value = self._value.pop(key, None)
+        if value is None:
+            return default
         if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
             raise self.error(key, "is no list of texts")
         return tuple(value)
