@@ -22,14 +22,22 @@ _UNSEALED_WITHIN: Final = 8640
 
 def wrap(container: Json) -> None:
     """Put the wrapper before every command of a probe or hook."""
-    places = [mapping(container, name) for name in _PROBES]
-    places += [mapping(mapping(container, "lifecycle"), name) for name in _HOOKS]
-    for place in places:
-        action = place.get("exec")
-        if isinstance(action, dict):
-            command = action.get("command")
-            if isinstance(command, list) and command and command[0] != WRAPPER:
-                action["command"] = [*COMMAND, *command]
+    for name in _PROBES:
+        if name in container:
+            container[name] = _wrapped(container[name])
+    lifecycle = mapping(container, "lifecycle")
+    if lifecycle:
+        hooks = {name: _wrapped(lifecycle[name]) for name in _HOOKS if name in lifecycle}
+        container["lifecycle"] = {**lifecycle, **hooks}
+
+
+def _wrapped(place: Any) -> Any:
+    """A probe or hook whose command, if it has one, the wrapper runs."""
+    action = mapping(place, "exec") if isinstance(place, dict) else {}
+    command = action.get("command")
+    if not isinstance(command, list) or not command or command[0] == WRAPPER:
+        return place
+    return {**place, "exec": {**action, "command": [*COMMAND, *command]}}
 
 
 def add_sealed_probes(container: Json, kind: Kind, port: int) -> None:

@@ -8,7 +8,6 @@ stays.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -151,8 +150,8 @@ def mutate(
     """The pod with the wrapper. `images`: what was found out of those containers whose images had to be
     asked, by container. NotInjectedError where one of them starts nothing. `check` passed before.
     """
-    result = copy.deepcopy(dict(pod))
-    spec = result.setdefault("spec", {})
+    result = _opened(pod)
+    spec = result["spec"]
     around = circumstances(pod, settings)
     ports = environment.ports(list(selected), [one for one in containers(pod) if one not in selected])
     for container in selected:
@@ -178,6 +177,17 @@ def mutate(
     wrapped = tuple(container.name for container in selected)
     _annotate(result, plan, wrapped, selected, images)
     return Mutated(result, wrapped, tuple(_warnings(pod, plan, selected)))
+
+
+def _opened(pod: Mapping[str, Any]) -> Json:
+    """A copy of the pod down to its containers. What lies deeper is shared: it is replaced, never changed,
+    and what is still the same object needs no comparing.
+    """
+    spec = dict(mapping(pod, "spec"))
+    for part in ("initContainers", "containers"):
+        if isinstance(spec.get(part), list):
+            spec[part] = [dict(one) if isinstance(one, dict) else one for one in spec[part]]
+    return {**pod, "metadata": dict(mapping(pod, "metadata")), "spec": spec}
 
 
 def _wrap(found: Json, container: Container, image: ImageConfig | None) -> None:
@@ -206,7 +216,7 @@ def _annotate(
     selected: Sequence[Container],
     images: Mapping[str, ImageConfig],
 ) -> None:
-    metadata = result.setdefault("metadata", {})
+    metadata = result["metadata"]
     annotations = strings(metadata, "annotations")
     annotations.pop(TOKEN_ACCESSOR, None)  # ours alone, and only of a pod that is there
     before = status.digests(annotations.pop(IMAGE_DIGEST, ""))

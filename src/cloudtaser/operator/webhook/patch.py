@@ -17,6 +17,8 @@ _KEYS: Final = ("name", "mountPath", "containerPort", "key", "uid")
 
 def difference(before: Any, after: Any, path: str = "") -> list[Operation]:
     """The operations that make `after` of `before`, to be applied in this order."""
+    if before is after:
+        return []
     if isinstance(before, dict) and isinstance(after, dict):
         return list(_of_objects(before, after, path))
     if isinstance(before, list) and isinstance(after, list):
@@ -79,6 +81,8 @@ def _names(before: Sequence[Any], after: Sequence[Any]) -> tuple[list[Any], list
 
 def _same(one: Any, other: Any) -> bool:
     """Equality as JSON has it: true is not 1."""
+    if one is other:
+        return True
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(_same(one[name], other[name]) for name in one)
     if isinstance(one, list) and isinstance(other, list):

@@ -27,6 +27,10 @@ Json = dict[str, Any]
 
 TARGET: Final = "/target"
 """Where the init container has the volume that it fills; its own image has the payload at /cloudtaser."""
+_SERVICE_ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
+"""Where the API server mounts its own token into every container that has nothing there. A container that
+copies files needs none; and since nothing is added to it, the webhook is not asked a second time.
+"""
 PAYLOAD_LIMIT: Final = "32Mi"
 TOKEN_SECONDS: Final = 600
 _MODE: Final = 0o444
@@ -80,7 +84,10 @@ def _init_container(plan: Plan, settings: WebhookSettings) -> Json:
         "args": ["--install", TARGET],
         "resources": {part: dict(amounts) for part, amounts in plan.wrapper_resources.items()},
         "securityContext": restricted(),
-        "volumeMounts": [{"name": PAYLOAD_VOLUME, "mountPath": TARGET}],
+        "volumeMounts": [
+            {"name": PAYLOAD_VOLUME, "mountPath": TARGET},
+            {"name": PAYLOAD_VOLUME, "mountPath": _SERVICE_ACCOUNT, "readOnly": True},
+        ],
     }
     if settings.wrapper_pull_policy:
         container["imagePullPolicy"] = settings.wrapper_pull_policy

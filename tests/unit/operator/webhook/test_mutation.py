@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Mapping
 from typing import Any
@@ -909,7 +910,9 @@ async def test_any_pod_is_the_same_after_one_mutation_and_after_two(subject: Jso
     world = World()
     for one in [*subject["spec"]["containers"], *subject["spec"]["initContainers"]]:
         world.images.add(one["image"], ["/entry", "$$"], ["run"])
+    untouched = copy.deepcopy(subject)
     once = await mutated(world, subject, image_volumes=volumes)
+    assert subject == untouched
     assert await mutated(world, subject, image_volumes=volumes) == once
     again = await world.webhook(image_volumes=volumes).mutate(review(once), 5.0, required=True)
     assert (again.allowed, again.patch) == (True, ())
