@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from cloudtaser.cli.target import check, debug, explain, identity, proxy, status
+from cloudtaser.cli.target import check, debug, explain, identity, proxy, status, validate
 
 app = typer.Typer(help="A cluster and its pods, as its API server shows them.", rich_markup_mode=None)
 
@@ -19,5 +19,5 @@ def _help(context: typer.Context) -> None:
         typer.echo(context.get_help())
 
 
-for theme in (identity, check, status, explain, debug, proxy):
+for theme in (identity, check, validate, status, explain, debug, proxy):
     app.add_typer(theme.app)
