@@ -18,6 +18,7 @@ from cloudtaser.kube.registry.resolver import ImageResolver
 from cloudtaser.kube.registry.rules import Rule
 from cloudtaser.kube.registry.settings import Bounds, RegistrySettings
 from cloudtaser.net.addresses import Network
+from cloudtaser.net.proxy import DIRECT, Proxies
 
 LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"),)
 AMD64 = Platform("linux", "amd64")
@@ -73,6 +74,7 @@ class Resolving:
         rules: tuple[Rule, ...] = (),
         granted: tuple[str, ...] = (),
         bounds: Bounds | None = None,
+        proxies: Proxies = DIRECT,
         **settings: Any,
     ) -> None:
         known = {rule.host for rule in rules}
@@ -96,6 +98,7 @@ class Resolving:
             self.settings,
             RegistryMetrics(self.registry),
             read_secret=self.secrets.get,
+            proxies=proxies,
             clock=self.clock,
             platform=AMD64,
         )

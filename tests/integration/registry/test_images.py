@@ -90,8 +90,21 @@ async def test_of_an_index_the_nodes_platform_is_taken(public: RegistryServer, d
             assert found.manifest_digest != top
         with pytest.raises(ImageUnusableError, match=r"nothing for linux/ppc64le, but for linux/s390x"):
             await resolve(image, platform=Platform("linux", "ppc64le"))
-        with pytest.raises(ImageUnusableError, match="nothing for linux/arm/v6"):
+        with pytest.raises(ImageUnusableError, match=r"nothing for linux/arm/v6"):
             await resolve(image, platform=Platform("linux", "arm", "v6"))
+
+
+async def test_where_nothing_says_on_which_platform_any_will_do(public: RegistryServer) -> None:
+    repository = "elsewhere/app"
+    entries = await _push_platforms(public, repository, "arm64", "s390x")
+    inner = index(entries)
+    await public.push_manifest(repository, "inner", inner, OCI_INDEX)
+    await public.push_manifest(repository, "1", index([described(OCI_INDEX, inner)]), OCI_INDEX)
+    async with Resolving(public) as resolve:
+        image = f"{public.host}/{repository}:1"
+        assert (await resolve(image)).entrypoint == ("/arm64",)
+        with pytest.raises(ImageUnusableError, match="nothing for linux/amd64"):
+            await resolve(image, platform=Platform("linux", "amd64"))
 
 
 async def test_attestations_are_no_images_and_indexes_may_nest(public: RegistryServer) -> None:

@@ -29,6 +29,7 @@ from cloudtaser.kube.registry.manifests import (
     Index,
     check_digest,
     choose,
+    choose_any,
     digest_of,
     parse_config,
     parse_manifest,
@@ -63,13 +64,22 @@ class Client:
         return told if is_digest(told) else None
 
     async def config(
-        self, endpoint: Endpoint, selector: str, wanted: Platform, credential: Credential | None
+        self,
+        endpoint: Endpoint,
+        selector: str,
+        wanted: Platform,
+        credential: Credential | None,
+        *,
+        guessed: bool = False,
     ) -> ImageConfig:
-        """The configuration of what a tag or digest points to, on that platform."""
+        """The configuration of what a tag or digest points to, on that platform; if that one was `guessed`
+        and there is nothing for it, on the first that there is."""
         walk = _Walk(self, endpoint, credential, wanted)
         data, content_type = await self.manifest(endpoint, selector, credential)
         top = selector if is_digest(selector) else digest_of(data)
         found = await walk.descend(data, content_type, top, 0)
+        if found is None and guessed:
+            found = await walk.again().descend(data, content_type, top, 0)
         if found is None:
             raise ImageUnusableError(
                 f"it has nothing for {wanted}, but for {walk.seen}", fix="build it for that platform as well"
@@ -154,8 +164,14 @@ class _Walk:
         self._endpoint = endpoint
         self._credential = credential
         self._wanted = wanted
+        self._choose = choose
         self._left = MAX_DOCUMENTS
         self.seen = "nothing"
+
+    def again(self) -> _Walk:
+        """The same way with any platform, as long as before."""
+        self._choose = choose_any
+        return self
 
     async def descend(
         self, data: bytes, content_type: str, digest: str, depth: int
@@ -170,7 +186,7 @@ class _Walk:
             raise ImageUnusableError(f"its indexes are nested deeper than {MAX_DEPTH}")
         if index.entries and self.seen == "nothing":
             self.seen = platforms_of(index)
-        for entry in choose(index, self._wanted):
+        for entry in self._choose(index, self._wanted):
             self._left -= 1
             if self._left < 0:
                 raise ImageUnusableError(f"it takes more than {MAX_DOCUMENTS} manifests to find the platform")

@@ -33,7 +33,8 @@ class ImageRequest:
     """Names of Secrets of that namespace, in the order in which the kubelet would try them: those of the pod,
     else those of its ServiceAccount."""
     platform: Platform | None = None
-    """None when nothing says where the pod will run: then the operator's own platform."""
+    """None when nothing says where the pod will run: then the operator's own platform is the guess, and the
+    image's first one if it has none for that."""
 
 
 @dataclass(frozen=True, slots=True)

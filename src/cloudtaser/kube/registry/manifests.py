@@ -21,8 +21,10 @@ from cloudtaser.kube.registry.platforms import acceptable, normal
 from cloudtaser.kube.registry.reference import is_digest
 from cloudtaser.wire.strict_json import parse_object
 
-MAX_DOCUMENT: Final = 4 * 1024 * 1024
-"""Bytes of a manifest, as distribution has it, and of a configuration."""
+MAX_DOCUMENT: Final = 2 * 1024 * 1024
+"""Bytes of a manifest or of a configuration; real ones have kilobytes. Many may be read at once."""
+MAX_ELEMENTS: Final = 65536
+"""Values in one document: a list of lists takes fifty times its size in memory."""
 MAX_ENTRIES: Final = 1024
 """Manifests in one index."""
 MAX_WORDS: Final = 256 * 1024
@@ -105,6 +107,11 @@ def parse_manifest(data: bytes, content_type: str) -> Image | Index:
     return Image(config)
 
 
+def choose_any(index: Index, wanted: Platform) -> tuple[Descriptor, ...]:
+    """The entries to look into when `wanted` was a guess and nothing fits it: those of the same system."""
+    return tuple(entry for entry in index.entries if entry.platform is None or entry.platform.os == wanted.os)
+
+
 def choose(index: Index, wanted: Platform) -> tuple[Descriptor, ...]:
     """The entries to look into for a node of that platform, in order: manifests that fit it, the best first,
     then nested indexes that may hold one."""
@@ -161,6 +168,8 @@ def parse_config(data: bytes, *, digest: str, manifest_digest: str) -> ImageConf
 
 
 def _object(data: bytes, what: str) -> dict[str, Any]:
+    if sum(map(data.count, (b",", b"[", b"{"))) > MAX_ELEMENTS:
+        raise ImageUnusableError(f"the image's {what} has more than {MAX_ELEMENTS} values")
     try:
         return parse_object(data, what=f"the image's {what}", limit=MAX_DOCUMENT)
     except ProtocolError as error:

@@ -43,9 +43,10 @@ MAX_PULL_SECRETS: Final = 32
 _ENTRY: Final = 512
 _NAME_INSTEAD: Final = "or name the container's command in the pod"
 
-Key = tuple[str, str, str, Platform, bytes]
-"""Endpoint, repository, tag or digest, platform, who asked."""
-Content = tuple[str, str, str, Platform]
+Content = tuple[str, str, str, Platform, bool]
+"""Endpoint, repository, tag or digest, platform, and whether that was a guess."""
+Key = tuple[Content, bytes]
+"""What was asked, and who asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +66,16 @@ class _Question:
     selector: str
     by_digest: bool
     platform: Platform
+    guessed: bool
     credential: Credential | None
 
     @property
     def key(self) -> Key:
         who = self.credential.identity if self.credential is not None else b""
-        return self.endpoint.base, self.endpoint.repository, self.selector, self.platform, who
+        return self.content(self.selector), who
 
     def content(self, digest: str) -> Content:
-        return self.endpoint.base, self.endpoint.repository, digest, self.platform
+        return self.endpoint.base, self.endpoint.repository, digest, self.platform, self.guessed
 
 
 class ImageResolver:
@@ -158,7 +160,12 @@ class ImageResolver:
             first = None
             for credential in self._credentials(endpoint, entries, request.namespace):
                 question = _Question(
-                    endpoint, reference.selector, reference.digest is not None, wanted, credential
+                    endpoint,
+                    reference.selector,
+                    reference.digest is not None,
+                    wanted,
+                    request.platform is None,
+                    credential,
                 )
                 try:
                     return await self._answer(question, request.namespace)
@@ -246,7 +253,7 @@ class ImageResolver:
             digest = await self._client.digest(endpoint, question.selector, credential)
         content = self._contents.get(question.content(digest)) if digest is not None else None
         return content or await self._client.config(
-            endpoint, question.selector, question.platform, credential
+            endpoint, question.selector, question.platform, credential, guessed=question.guessed
         )
 
     def _judged(

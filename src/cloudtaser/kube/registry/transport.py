@@ -39,6 +39,8 @@ from cloudtaser.net.tls import UntrustedError, reason
 from cloudtaser.version import VERSION
 
 MAX_REDIRECTS: Final = 5
+MAX_EXPLANATION: Final = 64 * 1024
+"""Bytes of an error's body that are looked at."""
 MAX_CONNECTIONS: Final = 32
 """Of all registries that have the same rule; four to one host."""
 _PER_HOST: Final = 4
@@ -253,6 +255,7 @@ class Transport:
         if response.status == 200 and encoding != "identity":
             response.close()
             raise ImageUnusableError("the registry compresses what nobody asked it to compress", on=host)
+        limit = limit if response.status == 200 else min(limit, MAX_EXPLANATION)
         body = bytearray()
         async for piece in response.content.iter_any():
             body += piece

@@ -23,6 +23,7 @@ from cloudtaser.kube.registry.errors import (
 from cloudtaser.kube.registry.manifests import MAX_DOCUMENT
 from cloudtaser.kube.registry.rules import Rule
 from cloudtaser.kube.registry.settings import Bounds
+from cloudtaser.net.proxy import Proxies
 from tests.image_registry import (
     ALICE,
     OCI_INDEX,
@@ -37,6 +38,7 @@ from tests.image_registry import (
 )
 from tests.integration.registry.support import Resolving
 from tests.unit.kube.registry.stand_in import StandInRegistry
+from tests.unit.net.forward_proxy import forward_proxy
 
 IMPATIENT = replace(Bounds(), timeout=60.0, work_timeout=60.0, request_timeout=0.3)
 
@@ -481,3 +483,29 @@ async def test_a_mirror_that_breaks_off_does_not_keep_the_registry_from_being_as
         assert mirror.requests[0].query["ns"] == registry.host
     finally:
         await mirror.close()
+
+
+async def test_through_a_proxy_names_are_the_proxys_and_literal_addresses_are_still_checked(
+    tmp_path: Path,
+) -> None:
+    registry = StandInRegistry(tmp_path, ("registry.example.test",))
+    await registry.start()
+    try:
+        async with forward_proxy(registry.port) as proxy:
+            proxies = Proxies.read({}, f"http://127.0.0.1:{proxy.port}")
+            rule = Rule("registry.example.test", ca=registry.tls.ca.read_text())
+            async with Resolving(rules=(rule,), networks=(), proxies=proxies) as resolve:
+                assert (await resolve("registry.example.test/team/app:1")).entrypoint == ("/app",)
+                assert proxy.requests[0].startswith(b"CONNECT registry.example.test:443 ")
+                asked = len(proxy.requests)
+                for host in ("10.0.0.1", "169.254.169.254", "localhost:5000", "metadata.google.internal"):
+                    with pytest.raises(ImageAddressError):
+                        await resolve(f"{host}/team/app:1")
+                with pytest.raises(RegistryUnavailableError, match="certificate is not trusted"):
+                    await resolve("other.example.test/team/app:1")
+                proxy.answer = b"HTTP/1.1 403 Forbidden\r\n\r\n"
+                with pytest.raises(RegistryUnavailableError, match="proxy"):
+                    await resolve("third.example.test/team/app:1")
+            assert len(proxy.requests) == asked + 2
+    finally:
+        await registry.close()

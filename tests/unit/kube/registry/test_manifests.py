@@ -128,6 +128,14 @@ def test_no_bytes_do_harm(data: bytes, content_type: str) -> None:
             pass
 
 
+def test_a_document_of_many_values_is_not_unpacked() -> None:
+    for data in (b"[" + b"[]," * 70_000 + b"[]]", b'{"a":[' + b"1," * 70_000 + b"1]}"):
+        with pytest.raises(ImageUnusableError, match="more than 65536 values"):
+            parse_manifest(data, OCI_INDEX)
+        with pytest.raises(ImageUnusableError, match="more than 65536 values"):
+            parse_config(data, digest=SHA, manifest_digest=SHA)
+
+
 def test_the_best_variant_comes_first_and_of_equals_the_first() -> None:
     index = index_of(
         entry("0", "386"), entry("1", "amd64", "v2"), entry("2", "amd64"), entry("3", "amd64", "v1")
