@@ -87,6 +87,12 @@ class KubeApi(Verbs):
         where = "/.well-known/openid-configuration"
         return self._field(await self._call("GET", where, f"the issuer {where}"), "issuer", str)
 
+    async def version(self) -> str:
+        """The API server's release, as `v1.34.4`."""
+        return self._field(
+            await self._call("GET", "/version", "the API server's /version"), "gitVersion", str
+        )
+
     # --- objects
 
     async def namespace_uid(self, name: str) -> str:

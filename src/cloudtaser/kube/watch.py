@@ -27,6 +27,8 @@ Key = tuple[str, str]
 """Namespace (empty for kinds without) and name."""
 
 MAX_OBJECTS: Final = 20_000
+LISTED_TIMES: Final = 5
+"""How many times more objects may be listed than are kept: most may be of no interest."""
 RESYNC_SECONDS: Final = 600.0
 BACKOFF_LIMIT: Final = 30.0
 SETTLED_SECONDS: Final = 5.0
@@ -87,6 +89,12 @@ class Changes:
         self._keys[key] = None
         self._wake.set()
 
+    def drain(self) -> list[Key]:
+        """All of them now, without waiting."""
+        keys = list(self._keys)
+        self._keys.clear()
+        return keys
+
     async def next(self) -> Key:
         """The key that has waited longest; waits for one."""
         while not self._keys:
@@ -104,7 +112,7 @@ class Reflector(Generic[T]):
         self,
         api: WatchApi,
         kind: Kind,
-        parse: Callable[[Json], T],
+        parse: Callable[[Json], T | None],
         *,
         namespace: str | None = None,
         label_selector: str = "",
@@ -114,8 +122,9 @@ class Reflector(Generic[T]):
         resync_seconds: float = RESYNC_SECONDS,
         watch_seconds: int = WATCH_SECONDS,
     ) -> None:
-        """`parse` makes of an object what is kept of it, and raises CloudtaserError for one that is to be
-        left out. Every `resync_seconds` all keys count as changed."""
+        """`parse` makes of an object what is kept of it, None for nothing; it raises CloudtaserError for one
+        that cannot be read, which is logged and left out. Every `resync_seconds` all keys count as changed.
+        """
         self._api = api
         self.kind = kind
         self._parse = parse
@@ -224,7 +233,7 @@ class Reflector(Generic[T]):
         page = await self._api.list_objects(
             self.kind,
             self._namespace,
-            max_objects=self._max_objects,
+            max_objects=LISTED_TIMES * self._max_objects,
             metadata_only=self._metadata_only,
             **self._selectors,
         )
@@ -279,15 +288,7 @@ class Reflector(Generic[T]):
         known = self._objects.get(key)
         if known is not None and known[0] == version:
             return
-        if known is None and len(self._objects) >= self._max_objects:
-            if not self._full:
-                self._full = True
-                _log.error(
-                    "too many objects, the rest is not known",
-                    kind=self.kind.name,
-                    limit=self._max_objects,
-                )
-            return
+        value: T | None = None
         try:
             value = self._parse(item)
         except CloudtaserError as error:
@@ -298,10 +299,20 @@ class Reflector(Generic[T]):
                 name=key[1],
                 error=error.diagnostic(),
             )
+        if value is None:
             self._remove(key)
+            return
+        if known is None and len(self._objects) >= self._max_objects:
+            self._refuse()
             return
         self._objects[key] = version, value
         self._tell(key)
+
+    def _refuse(self) -> None:
+        """There is no room for one more; said once after each list."""
+        if not self._full:
+            _log.error("too many, the rest is not known", kind=self.kind.name, limit=self._max_objects)
+        self._full = True
 
     def _remove(self, key: Key) -> None:
         if self._objects.pop(key, None) is not None:

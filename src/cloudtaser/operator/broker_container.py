@@ -105,5 +105,6 @@ class BrokerContainer:
             "beacon_failures": carrier.beacons.failures,
             "beacons": [str(address) for address in carrier.config.beacons],
             "logins_open": carrier.controls.logins_open,
+            "bridge_versions": carrier.controls.versions,
             "certificate_expires": int(current.not_after.timestamp()) if current else None,
         }

@@ -105,6 +105,11 @@ class Controls:
         """Links whose bridge said last that pods can log in."""
         return sum(control.logins_open is True for control in self._streams.values())
 
+    @property
+    def versions(self) -> dict[str, str]:
+        """Bridge → the release that it said it is."""
+        return dict(self._versions)
+
     def serve(self, link: Link) -> None:
         """Keep a control stream on this link; given to `Tunnels.watch`."""
         task = asyncio.ensure_future(self._keep(link))
