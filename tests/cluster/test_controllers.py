@@ -26,6 +26,7 @@ from cloudtaser.operator.controllers.injected_pods import pods_reflector
 from cloudtaser.operator.controllers.report_controller import ReportController
 from cloudtaser.operator.incidents import Incident
 from tests.chain_tools import eventually
+from tests.charts import beacon, only, render
 from tests.cluster.accounts import account, client, namespace
 from tests.cluster.control_plane import ControlPlane
 
@@ -35,30 +36,6 @@ SYSTEM: Final = "controllers-system"
 WHERE: Final = "controllers"
 GROUP: Final = "api.cloudtaser.io"
 CANARY: Final = "hvs.CAESIJcanarycanarycanary0123456789"
-RULES: Final[list[dict[str, Any]]] = [
-    {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
-    {
-        "apiGroups": [GROUP],
-        "resources": ["cloudtaserconfigs", "secretmappings", "debugreports"],
-        "verbs": ["list", "watch"],
-    },
-    {
-        "apiGroups": [GROUP],
-        "resources": ["cloudtaserconfigs/status", "secretmappings/status", "debugreports/status"],
-        "verbs": ["patch"],
-    },
-    {"apiGroups": [GROUP], "resources": ["debugreports"], "verbs": ["delete"]},
-    {"apiGroups": ["apps"], "resources": ["deployments", "statefulsets", "daemonsets"], "verbs": ["get"]},
-    {"apiGroups": ["batch"], "resources": ["jobs", "cronjobs"], "verbs": ["get"]},
-    {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch", "list"]},
-    {
-        "apiGroups": ["admissionregistration.k8s.io"],
-        "resources": ["mutatingwebhookconfigurations"],
-        "resourceNames": ["cloudtaser-operator-webhook"],
-        "verbs": ["get"],
-    },
-]
-"""What the controllers need, and all they have."""
 
 
 class Broker:
@@ -131,7 +108,8 @@ class Operator:
 async def kube(resources: ControlPlane) -> AsyncIterator[KubeApi]:
     await namespace(resources, SYSTEM)
     await namespace(resources, WHERE)
-    async with client(resources, await account(resources, SYSTEM, "controllers", RULES)) as kube:
+    rules = only(render(beacon()), "ClusterRole", "cloudtaser-operator")["rules"]
+    async with client(resources, await account(resources, SYSTEM, "controllers", rules)) as kube:
         yield kube
 
 
@@ -284,8 +262,17 @@ async def test_a_mapping_follows_its_workload_out_of_kubernetes_secrets(
     assert table.splitlines()[1].split()[:5] == ["web", "Deployment", "web", "skipped", "Skipped"]
 
 
+def registered() -> dict[str, Any]:
+    """The webhook as the chart registers it, for no namespace of the other tests."""
+    found = only(render(beacon()), "MutatingWebhookConfiguration", "cloudtaser-operator-webhook")
+    webhook = found["webhooks"][0]
+    webhook["namespaceSelector"] = {"matchLabels": {"nobody": "has-this"}}
+    return {**found, "webhooks": [webhook]}
+
+
 async def test_a_report_says_what_there_is_and_no_secret(resources: ControlPlane, kube: KubeApi) -> None:
     await resources.apply(
+        registered(),
         injected_pod("reported", "any", SYSTEM),
         injected_pod("elsewhere", "any", WHERE),
         made(DEBUG_REPORTS, "everything", {}, SYSTEM),
@@ -306,7 +293,9 @@ async def test_a_report_says_what_there_is_and_no_secret(resources: ControlPlane
             "pod CA": "there is none yet",
             "tunnel certificate": None,
         }
-        assert report["webhook"]["configured"] is False
+        assert report["webhook"]["configured"] is True
+        assert "under no CA yet" in report["webhook"]["problem"]
+        assert [entry["name"] for entry in report["webhook"]["entries"]] == ["inject.cloudtaser.io"]
         assert len(report["errors"]) == 100
         assert report["errors"][-1]["reconnectDelay"] == 0.5
         assert report["errors"][-1]["beacon"] == "beacon.example.com:443"
@@ -320,7 +309,8 @@ async def test_a_report_says_what_there_is_and_no_secret(resources: ControlPlane
         assert {pod["namespace"] for pod in status["report"]["pods"]} == {WHERE}
         status = await until(resources, DEBUG_REPORTS, "nosy", lambda it: it.get("phase") == "Failed")
         assert "cannot be about" in status["message"]
-        assert "report" not in status or status["report"] == {}
+        assert status.get("report", {}) == {}
+    await resources.kubectl("delete", "mutatingwebhookconfiguration", "cloudtaser-operator-webhook")
 
 
 async def test_a_report_is_deleted_when_its_time_is_over_whoever_sets_the_clock(
