@@ -6,6 +6,8 @@ DEMO_ARGS ?=
 TEST_ARGS ?=
 PAYLOAD_DIR ?= dist/payload
 PAYLOAD_FORM ?= musl
+PAYLOAD_ARCH ?=
+PAYLOAD_OPTIONS = --form $(PAYLOAD_FORM) $(if $(PAYLOAD_ARCH),--architecture $(PAYLOAD_ARCH))
 WRAPPER_TESTS := $(wildcard tests/integration/test_wrapper_*.py) tests/integration/sealed tests/integration/agent
 
 .PHONY: help
@@ -20,12 +22,12 @@ demo: ## the whole chain on this machine (DEMO_ARGS=--keep leaves it running)
 .PHONY: test
 test: ## unit tests and the tests against real counterparts
 	@tools/prepare test
-	$(PY) -m pytest tests -m "not slow and not kernel and not cluster" $(TEST_ARGS)
+	$(PY) -m pytest tests -m "not slow and not kernel and not cluster and not arm64" $(TEST_ARGS)
 
 .PHONY: test-slow
 test-slow: ## the suites that take longer: faults, load, kills at every step
 	@tools/prepare test
-	$(PY) -m pytest tests -m "slow and not kernel and not cluster" $(TEST_ARGS)
+	$(PY) -m pytest tests -m "slow and not kernel and not cluster and not arm64" $(TEST_ARGS)
 
 .PHONY: test-kernel
 test-kernel: ## kernel enforcement in virtual machines, under kernels of their own
@@ -55,19 +57,25 @@ test-cluster: ## tests in a Kubernetes of one node, which is compiled first
 
 .PHONY: payload
 payload: ## the wrapper's payload for containers, into PAYLOAD_DIR
-	@tools/prepare payload
-	@images/wrapper/build --form $(PAYLOAD_FORM) $(PAYLOAD_DIR)
+	@tools/prepare payload $(PAYLOAD_ARCH)
+	@images/wrapper/build $(PAYLOAD_OPTIONS) $(PAYLOAD_DIR)
 
 .PHONY: payload-wheel
 payload-wheel: ## the same as a wheel, into dist/
-	@tools/prepare payload
-	@images/wrapper/build --wheel dist
+	@tools/prepare payload $(PAYLOAD_ARCH)
+	@images/wrapper/build $(PAYLOAD_OPTIONS) --wheel dist
 
 .PHONY: test-payload
 test-payload: ## the wrapper's tests against the payload's program
 	@tools/prepare test
 	@images/wrapper/build $(PAYLOAD_DIR)
 	CLOUDTASER_TEST_WRAPPER=$(abspath $(PAYLOAD_DIR))/wrapper $(PY) -m pytest $(WRAPPER_TESTS) -m "not slow"
+
+.PHONY: test-arm64
+test-arm64: ## the payload for arm64, built here and run by an emulator
+	@tools/prepare test
+	@tools/prepare payload arm64 emulated
+	$(PY) -m pytest tests/integration/payload -m arm64 $(TEST_ARGS)
 
 .PHONY: lint
 lint: ## style, types and layers

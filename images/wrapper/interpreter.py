@@ -7,6 +7,7 @@ into them.
 """
 
 import os
+import platform
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ THREAD_STACK = "-DTHREAD_STACK_SIZE=0x100000"
 ATTRIBUTES = "-DUSE_XATTRS -include linux/limits.h"
 
 OPENSSL_TARGETS = {"x86_64": "linux-x86_64", "aarch64": "linux-aarch64"}
+VERSION = "3.11"  # of the Python that helps to build one for another architecture
 # No file, variable or module of the machine changes how it works (autoload-config, dso, module, engine); TLS
 # 1.2 and 1.3 only; no cipher, digest or format that neither uses; no table of error texts, as Python has one.
 OPENSSL_OPTIONS = [
@@ -81,12 +83,13 @@ TRIPLET_CHECK = (
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
-    """An empty directory to build in, and how."""
+    """An empty directory to build in, and how. `tools`: what the names of compiler and linker begin with."""
 
     directory: Path
     architecture: str
     jobs: int
     log: Path
+    tools: str = ""
 
     def prepare_compiler(self) -> None:
         """`payload-cc`: musl's compiler, with Linux's own headers beside musl's. Raises BuildError."""
@@ -105,6 +108,10 @@ class Workshop:
         renamed = f"-ffile-prefix-map={self.directory}=."
         compiler.write_text(f'#!/bin/sh\nexec musl-gcc -isystem {headers} {renamed} "$@"\n')
         compiler.chmod(0o755)
+
+    def tool(self, name: str) -> str:
+        """The compiler, or one of the programs about objects, for the payload's architecture."""
+        return self.tools + name
 
     def run(self, arguments: list[str], directory: Path | None = None) -> None:
         """One step, with the compiler on PATH. Raises BuildError."""
@@ -142,7 +149,8 @@ def build(sources: dict[str, Path], shop: Workshop, freeze: Path, result: Path) 
     shutil.copytree(source / "Include", result / "include" / "python")
     shutil.copy(python / "pyconfig.h", result / "include" / "python")
     shutil.copy(source / IMPORTLIB, result / "importlib_bootstrap.py")
-    shop.compile_program([freeze], result / "freeze", result)
+    if not shop.tools:  # one that can be started here: what it makes is the same for all architectures
+        shop.compile_program([freeze], result / "freeze", result)
 
 
 def _openssl(source: Path, shop: Workshop, prefix: Path) -> None:
@@ -150,6 +158,7 @@ def _openssl(source: Path, shop: Workshop, prefix: Path) -> None:
     directory.mkdir()
     target = OPENSSL_TARGETS[shop.architecture]
     configure = [os.path.relpath(source / "Configure", directory), target, "--release", f"CC={COMPILER}"]
+    configure += [f"AR={shop.tool('ar')}", f"RANLIB={shop.tool('ranlib')}"]
     configure += [*OPENSSL_OPTIONS, "--prefix=/usr", "--openssldir=/etc/ssl", "--libdir=lib", *COMMON]
     shop.run(configure, directory)
     shop.run(["make", f"-j{shop.jobs}", "build_libs"], directory)
@@ -186,6 +195,7 @@ def _python(source: Path, shop: Workshop, prefix: Path) -> Path:
                 "--prefix=/cloudtaser",
             ),
             *(f"--with-openssl={relative}", "ac_cv_file__dev_ptmx=yes", "ac_cv_file__dev_ptc=no"),
+            *_for_another_architecture(shop),
         ],
         directory,
     )
@@ -199,3 +209,14 @@ def _python(source: Path, shop: Workshop, prefix: Path) -> Path:
     without = "MODULE_BINASCII_CFLAGS="
     shop.run(["make", "-f", "library.mk", f"-j{shop.jobs}", "libpython.a", without], directory)
     return directory
+
+
+def _for_another_architecture(shop: Workshop) -> list[str]:
+    """What configure cannot find out by running programs."""
+    if not shop.tools:
+        return []
+    python = shutil.which(f"python{VERSION}")
+    if python is None:
+        raise BuildError(f"python{VERSION} not found, which helps to build one for {shop.architecture}")
+    machines = [f"--build={platform.machine()}-linux-gnu", f"--host={shop.architecture}-linux-gnu"]
+    return [*machines, f"--with-build-python={python}", "ac_cv_buggy_getaddrinfo=no"]

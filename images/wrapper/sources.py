@@ -10,8 +10,9 @@ import json
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from steps import BuildError, run
 
@@ -19,14 +20,16 @@ PINS = Path(__file__).resolve().parent / "sources.json"
 APT_HELPER = "/usr/lib/apt/apt-helper"
 
 
-def fetch(directory: Path, kept: Path, log: Path, say: Callable[[str], None]) -> dict[str, Path]:
+def fetch(
+    names: Sequence[str], directory: Path, kept: Path, log: Path, say: Callable[[str], None]
+) -> dict[str, Path]:
     """The packages unpacked below `directory`, with Debian's patches, by name. `kept` is where files stay for
     the next time. Raises BuildError.
     """
-    directory.mkdir()
+    directory.mkdir(parents=True)
     kept.mkdir(parents=True, exist_ok=True)
     unpacked = {}
-    for name, package in json.loads(PINS.read_text()).items():
+    for name, package in _pins(names).items():
         for file, digest in package["files"].items():
             if not (kept / file).exists() or digest_of(kept / file) != digest:
                 say(f"fetching {file}")
@@ -36,6 +39,16 @@ def fetch(directory: Path, kept: Path, log: Path, say: Callable[[str], None]) ->
         run(["dpkg-source", "--no-check", "-x", description, name], directory, log)
         unpacked[name] = directory / name
     return unpacked
+
+
+def pinned(names: Sequence[str]) -> str:
+    """What the pins of these packages say, as one text."""
+    return json.dumps(_pins(names), sort_keys=True)
+
+
+def _pins(names: Sequence[str]) -> dict[str, Any]:
+    pins = json.loads(PINS.read_text())
+    return {name: pins[name] for name in names}
 
 
 def pin_newest() -> None:
