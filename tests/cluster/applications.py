@@ -56,7 +56,7 @@ def client_image() -> Image:
 def wrapper_image(store: Path) -> Image:
     """The product's init container, from its Containerfile, of the payload that is built first."""
     payload = store / "payload"
-    _run([sys.executable, str(_ROOT / "images" / "wrapper" / "build"), str(payload)])
+    run_build([sys.executable, str(_ROOT / "images" / "wrapper" / "build"), str(payload)])
     return built(_ROOT / "images" / "wrapper" / "Containerfile", payload, store)
 
 
@@ -73,8 +73,10 @@ def built(recipe: Path, context: Path, store: Path, *arguments: str) -> Image:
         str(store / "run"),
     ]
     layout = store / f"{name}.oci"
-    _run([*buildah, "bud", "--isolation", "chroot", *arguments, "-f", str(recipe), "-t", name, str(context)])
-    _run([*buildah, "push", name, f"oci:{layout}:latest"])
+    run_build(
+        [*buildah, "bud", "--isolation", "chroot", *arguments, "-f", str(recipe), "-t", name, str(context)]
+    )
+    run_build([*buildah, "push", name, f"oci:{layout}:latest"])
     return Image.from_layout(layout)
 
 
@@ -86,7 +88,7 @@ def program() -> bytes:
         raise UnavailableError("musl-gcc is not installed", fix="run tools/prepare cluster")
     with tempfile.TemporaryDirectory() as directory:
         binary = Path(directory) / "app"
-        _run([compiler, "-Os", "-static", "-s", "-o", str(binary), str(_HERE / "application.c")])
+        run_build([compiler, "-Os", "-static", "-s", "-o", str(binary), str(_HERE / "application.c")])
         return binary.read_bytes()
 
 
@@ -95,7 +97,8 @@ def _libraries(binary: Path) -> list[str]:
     return _LIBRARY.findall(done.stdout)
 
 
-def _run(command: Sequence[str]) -> None:
+def run_build(command: Sequence[str]) -> None:
+    """Run what builds something. Raises UnavailableError with the end of its complaint."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=_BUILD_TIMEOUT)
     if done.returncode:
         raise UnavailableError(f"{' '.join(command[:2])} failed: {done.stderr.strip()[-2000:]}")

@@ -9,9 +9,10 @@ login.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from cloudtaser.demo import setup
 from cloudtaser.demo.chain import BEACON_NAME, Chain
@@ -66,6 +67,17 @@ class Europe:
         """A new version of `secret/data/<path>`."""
         async with self.administrator() as openbao:
             await setup.write_secret(openbao, path, fields)
+
+    async def allow(self, namespace: str, account: str, path: str) -> None:
+        """Let a ServiceAccount read a path that is not its namespace's own."""
+        options = ("-n", namespace, "--serviceaccount", account, "--path", path)
+        await self.chain.cli("source", "allow", self.fingerprint, *options)
+
+    def requests(self) -> list[dict[str, Any]]:
+        """What the bridge has in its audit, a line a request."""
+        text = (self.chain.logs / "bridge-1.log").read_bytes()
+        lines = [line for line in text.split(b"\n")[:-1] if line.startswith(b'{"event":"request"')]
+        return [json.loads(line) for line in lines]
 
     async def sql(self, statement: str) -> str:
         """What PostgreSQL answers to its superuser."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -81,6 +82,29 @@ class Pods:
         """The pod, once it has Succeeded or Failed."""
         return await self.until(name, has_ended, "ends", namespace=namespace)
 
+    async def admitted(self, made: Mapping[str, Any]) -> None:
+        """Create a pod, once the API server and whoever it asks let it."""
+        told = ""
+
+        async def does() -> bool:
+            nonlocal told
+            try:
+                await self._control_plane.kubectl("create", "-f", "-", given=json.dumps(made))
+            except UnavailableError as error:
+                told = error.what
+                return "AlreadyExists" in told
+            return True
+
+        try:
+            await eventually(does, "the pod is admitted", timeout=PATIENCE, every=5 * _POLL)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {told}") from None
+
+    async def running(self, namespace: str) -> dict[str, dict[str, tuple[str, int]]]:
+        """The `lives` of all pods of a namespace that are Ready, by their names."""
+        found = await self._control_plane.read(f"/api/v1/namespaces/{namespace}/pods")
+        return {one["metadata"]["name"]: lives(one) for one in found["items"] if is_ready(one)}
+
     async def log(self, name: str, container: str = "app", *, namespace: str = "default") -> str:
         """What a container has printed so far."""
         return await self._control_plane.kubectl("logs", "-n", namespace, name, "-c", container)
@@ -113,6 +137,11 @@ class Pods:
             return error.diagnostic()
 
 
+def is_injected(found: Mapping[str, Any]) -> bool:
+    """Whether every container of it starts with the wrapper."""
+    return all(one.get("command", ("",))[0] == "/cloudtaser/wrapper" for one in found["spec"]["containers"])
+
+
 def is_ready(found: Mapping[str, Any]) -> bool:
     """Whether its condition says so."""
     conditions: Sequence[Mapping[str, Any]] = found["status"].get("conditions", ())
@@ -122,6 +151,13 @@ def is_ready(found: Mapping[str, Any]) -> bool:
 def has_ended(found: Mapping[str, Any]) -> bool:
     """Whether none of its containers will run again."""
     return found["status"]["phase"] in ("Succeeded", "Failed")
+
+
+def lives(found: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
+    """Of each container: which one it is and how often it was started again. The same as long as it runs."""
+    return {
+        one["name"]: (one["containerID"], one["restartCount"]) for one in found["status"]["containerStatuses"]
+    }
 
 
 def exit_code(found: Mapping[str, Any], container: str = "app") -> int:
