@@ -29,7 +29,7 @@ _VALUES: Final = (
     ),
     re.compile(r"(?i)(\bbearer\s+)[^\s\"',;]{8,}"),
     re.compile(
-        r"(?i)([\w.-]*(?:password|passwd|secret_?id|client_?secret|token|api_?key|private_?key|join_?code)"
+        r"(?i)((?:password|passwd|secret_?id|client_?secret|token|api_?key|private_?key|join_?code)"
         r"[\"']?\s*[:=]\s*[\"']?)[^\s\"',;&]{3,}"
     ),
 )
@@ -37,6 +37,8 @@ _VALUES: Final = (
 
 def redact(text: str) -> str:
     """The text without what looks like a credential, and of bounded length."""
+    if len(text) > 2 * _MAX_TEXT:  # not within a word, half of which no rule might know
+        text = text[: 2 * _MAX_TEXT].rpartition(" ")[0] + " …"
     for rule in _RULES:
         text = rule.sub(STRUCK, text)
     for rule in _VALUES:
