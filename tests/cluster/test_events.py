@@ -65,6 +65,11 @@ async def test_what_happens_again_is_one_event_with_a_count(control_plane: Contr
         described = await control_plane.kubectl("describe", "configmap", "again", "-n", WHERE)
         assert "InjectionFailed" in described
         assert "the role is missing" in described
+        ours = await control_plane.kubectl(
+            *("get", "events", "-A", "--field-selector", "reportingComponent=cloudtaser.io/operator"),
+            *("-o", "jsonpath={.items[*].involvedObject.name}"),
+        )
+        assert set(ours.split()) == {"again"}
 
 
 async def test_a_flood_about_one_object_is_bounded_and_others_are_heard(control_plane: ControlPlane) -> None:
