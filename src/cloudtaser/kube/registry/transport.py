@@ -253,14 +253,14 @@ class Transport:
     async def _body(self, response: aiohttp.ClientResponse, limit: int, host: str) -> bytes:
         encoding = response.headers.get("Content-Encoding", "identity").lower()
         if response.status == 200 and encoding != "identity":
-            response.close()
+            _abort(response)
             raise ImageUnusableError("the registry compresses what nobody asked it to compress", on=host)
         limit = limit if response.status == 200 else min(limit, MAX_EXPLANATION)
         body = bytearray()
         async for piece in response.content.iter_any():
             body += piece
             if len(body) > limit:
-                response.close()
+                _abort(response)
                 if response.status != 200:
                     break  # of an error's explanation the beginning is enough
                 raise ImageUnusableError(f"the registry's answer is larger than {limit} bytes", on=host)
@@ -294,6 +294,14 @@ class Transport:
                 trust_env=False,
             )
         return self._sessions[key]
+
+
+def _abort(response: aiohttp.ClientResponse) -> None:
+    """End the connection at once: TLS's own closing would read on, for as long as the other side goes on."""
+    connection = response.connection
+    if connection is not None and connection.transport is not None:
+        connection.transport.abort()
+    response.close()
 
 
 def _context(only_ca: str, further_ca: str, on: str) -> ssl.SSLContext:

@@ -136,6 +136,7 @@ async def test_an_answer_without_end_is_not_read_to_its_end(registry: StandInReg
         while sent < 32 * MAX_DOCUMENT:
             await response.write(b" " * 65536)
             sent += 65536
+            await asyncio.sleep(0)  # that the other side is gone is heard between two writes
         return response
 
     registry.answers[kind] = endless
