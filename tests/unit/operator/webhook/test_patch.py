@@ -64,6 +64,15 @@ def test_lists_of_named_things_are_patched_in_any_order(
     assert patched == {"env": after}
 
 
+def test_what_only_looks_the_same_is_replaced() -> None:
+    assert difference({"a": 1}, {"a": True}) == [{"op": "replace", "path": "/a", "value": True}]
+    assert difference({"a": [1]}, {"a": [1.0]}) == [{"op": "replace", "path": "/a", "value": [1.0]}]
+
+
+def test_a_name_with_signs_that_mean_something_in_a_path_is_escaped() -> None:
+    assert difference({}, {"a/b~c": 1}) == [{"op": "add", "path": "/a~1b~0c", "value": 1}]
+
+
 def test_what_is_put_in_leaves_the_rest_alone() -> None:
     before = {"containers": [{"name": "app", "image": "x"}, {"name": "log", "image": "y"}]}
     after = {
