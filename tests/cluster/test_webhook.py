@@ -190,7 +190,7 @@ async def test_a_path_outside_of_the_namespaces_policy_is_refused(admission: Adm
     policy = {"cloudtaser.io/allowed-paths": "secret/data/mine/*"}
     namespace = await admission.namespace("policy", annotations=policy)
     said = await admission.create(namespace, pod())
-    assert "'secret/data/shop/db' is outside of what this namespace may read" in said.err
+    assert "'secret/data/shop/db' is outside of what this namespace's pods may name" in said.err
 
 
 def workload(kind: str, template: Json, annotations: dict[str, str] | None = None) -> Json:

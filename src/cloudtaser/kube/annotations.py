@@ -153,8 +153,8 @@ def check_secrets(
     override: bool = True,
     allow_loader_env: bool = False,
     on: Mapping[str, str] | None = None,
-) -> tuple[int, tuple[Problem, ...]]:
-    """How many paths would be read for a container, and what the wrapper would refuse to start with.
+) -> tuple[tuple[str, ...], tuple[Problem, ...]]:
+    """The paths that would be read for a container, and what the wrapper would refuse to start with.
 
     `values` are the container's own variables, among them references (`vault:PATH#FIELD`). `on` says what to
     blame for a variable instead of the variable itself. The first of each kind is reported.
@@ -176,7 +176,7 @@ def check_secrets(
             attempt(partial(wanted.add_template, name, text.encode(), f"CLOUDTASER_TEMPLATE_{name}"))
         for name, text in values.items():
             attempt(partial(wanted.add_reference, name, text.encode()))
-    return len(wanted.paths), tuple(problems)
+    return tuple(path.path for path in wanted.paths), tuple(problems)
 
 
 def paths_in(secret_paths: str) -> tuple[str, ...]:

@@ -240,12 +240,13 @@ def test_what_the_wrapper_would_refuse_is_refused_at_admission(
     assert says in str(problems[0])
 
 
-def test_what_is_fetched_is_counted() -> None:
+def test_what_is_fetched_is_told() -> None:
     values = {"A": "vault:secret/data/c#x", "B": "plain", "C": "vault:secret/data/a#y"}
-    count, problems = check_secrets(
+    paths, problems = check_secrets(
         "secret/data/a,secret/data/b", "", (("U", "{{secret/data/d#x}}"),), values
     )
-    assert (count, problems) == (4, ())
+    assert paths == ("secret/data/a", "secret/data/b", "secret/data/d", "secret/data/c")
+    assert problems == ()
 
 
 def test_loader_variables_need_their_own_word() -> None:

@@ -21,18 +21,22 @@ _GIVES_ALL: Final = ("SYS_ADMIN", "CAP_SYS_ADMIN", "ALL")
 _RUNTIME_DEFAULT: Final = {"type": "RuntimeDefault"}
 
 
-def restricted() -> Json:
-    """The security context of a container of ours; everything said, nothing left to the pod's."""
-    return {
+def restricted(pod_context: Mapping[str, Any]) -> Json:
+    """The security context of a container of ours. Its user is its image's, which is a number and not root;
+    it is said only where the pod says another for all its containers, since platforms may want to choose
+    one (OpenShift).
+    """
+    context: Json = {
         "allowPrivilegeEscalation": False,
         "capabilities": {"drop": ["ALL"]},
         "privileged": False,
         "readOnlyRootFilesystem": True,
-        "runAsGroup": NOBODY,
         "runAsNonRoot": True,
-        "runAsUser": NOBODY,
         "seccompProfile": dict(_RUNTIME_DEFAULT),
     }
+    if "runAsUser" in pod_context or "runAsGroup" in pod_context:
+        context |= {"runAsUser": NOBODY, "runAsGroup": NOBODY}
+    return context
 
 
 def hardened(context: Mapping[str, Any], pod_context: Mapping[str, Any]) -> Json:

@@ -19,7 +19,7 @@ from cloudtaser.operator.webhook import environment, execs, payload, s3proxy, st
 from cloudtaser.operator.webhook.environment import Circumstances
 from cloudtaser.operator.webhook.errors import BadRequestError, NotInjectedError
 from cloudtaser.operator.webhook.hardening import hardened
-from cloudtaser.operator.webhook.plan import Plan
+from cloudtaser.operator.webhook.plan import ALLOWED_PATHS, Plan, outside
 from cloudtaser.operator.webhook.pods import (
     JWT_DIRECTORY,
     JWT_VOLUME,
@@ -36,6 +36,7 @@ from cloudtaser.operator.webhook.settings import WebhookSettings
 
 Json = dict[str, Any]
 
+_MIRROR: Final = "kubernetes.io/config.mirror"
 _JOINED_DNS: Final = ("ClusterFirst", "ClusterFirstWithHostNet")
 
 
@@ -73,6 +74,10 @@ def check(pod: Mapping[str, Any], plan: Plan, selected: Sequence[Container]) -> 
         )
     if mapping(spec, "os").get("name") == "windows":
         raise NotInjectedError("windows", "there is no wrapper for Windows")
+    if _MIRROR in mapping(mapping(pod, "metadata"), "annotations"):
+        raise NotInjectedError(
+            "static_pod", "a static pod is the kubelet's own: what is stored is only its image"
+        )
     problems: list[Problem] = []
     if plan.sealed and spec.get("hostNetwork") is True:
         what = "'token' cannot be used with hostNetwork: the wrapper's port would be the node's"
@@ -98,14 +103,17 @@ def _container_problems(container: Container, plan: Plan) -> list[Problem]:
     for problem in asked.problems:
         is_ours = problem.on.startswith(PREFIX)
         problems.append(problem if is_ours else Problem(f"{on}: {problem.on}", problem.what, problem.fix))
+    for path in outside(asked.paths, plan.allowed_paths):
+        what = f"{path!r} is outside of what this namespace's pods may name"
+        problems.append(Problem(on, what, f"see {ALLOWED_PATHS} of the namespace"))
     return problems
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What one container would fetch: how many paths, and what the wrapper would not accept."""
+    """What one container would fetch, and what the wrapper would not accept."""
 
-    paths: int
+    paths: tuple[str, ...]
     problems: tuple[Problem, ...]
 
 
@@ -258,4 +266,4 @@ def _warnings(pod: Mapping[str, Any], plan: Plan, selected: Sequence[Container])
 def _asks(container: Container, plan: Plan) -> bool:
     """Whether it fetches anything; what it imports may hold references, and is not looked into."""
     imports = any("valueFrom" in entry for entry in objects(container.spec.get("env")))
-    return asked_by(container, plan).paths > 0 or container.has_imports or imports
+    return bool(asked_by(container, plan).paths) or container.has_imports or imports

@@ -19,6 +19,7 @@ from cloudtaser.operator.webhook.pods import (
     JWT_VOLUME,
     PAYLOAD_VOLUME,
     WRAPPER_DIRECTORY,
+    mapping,
     objects,
 )
 from cloudtaser.operator.webhook.settings import WebhookSettings
@@ -61,7 +62,7 @@ def add(spec: Json, plan: Plan, settings: WebhookSettings) -> None:
         _remove(spec, "initContainers", INIT_CONTAINER)
     else:
         source = {"emptyDir": {"medium": "Memory", "sizeLimit": PAYLOAD_LIMIT}}
-        put_first(spec, _init_container(plan, settings))
+        put_first(spec, _init_container(spec, plan, settings))
     put_volume(spec, {"name": PAYLOAD_VOLUME, **source})
 
 
@@ -77,13 +78,14 @@ def _token(audience: str, path: str) -> Json:
     return {"serviceAccountToken": {"audience": audience, "expirationSeconds": TOKEN_SECONDS, "path": path}}
 
 
-def _init_container(plan: Plan, settings: WebhookSettings) -> Json:
+def _init_container(spec: Json, plan: Plan, settings: WebhookSettings) -> Json:
     container: Json = {
         "name": INIT_CONTAINER,
         "image": plan.wrapper_image,
         "args": ["--install", TARGET],
         "resources": {part: dict(amounts) for part, amounts in plan.wrapper_resources.items()},
-        "securityContext": restricted(),
+        "securityContext": restricted(mapping(spec, "securityContext")),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
             {"name": PAYLOAD_VOLUME, "mountPath": TARGET},
             {"name": PAYLOAD_VOLUME, "mountPath": _SERVICE_ACCOUNT, "readOnly": True},

@@ -45,6 +45,8 @@ class Plan:
     audience: str
     unseal_audience: str
     secret_paths: str
+    allowed_paths: str
+    """Patterns of the namespace's own policy; empty allows all, and OpenBao's decide in the end."""
     env_map: str
     templates: tuple[tuple[str, str], ...]
     rotation: str
@@ -84,7 +86,10 @@ def make(
     method = request.vault_auth_method or settings.vault_auth_method
     _check_mode(request, settings, direct, method, problems)
     paths = request.secret_paths or ",".join(config.secret_paths if config else ())
-    _check_paths(paths, namespace, problems)
+    try:
+        paths_in(paths)
+    except ValueError as error:  # of a CloudTaserConfig: an annotation was read before
+        problems.append(Problem(f"CloudTaserConfig {request.config}", str(error)))
     delivery = request.delivery or settings.delivery
     rotation = request.rotation or settings.rotation
     if rotation == "sighup" and delivery == "env":
@@ -116,6 +121,7 @@ def make(
         audience=request.vault_audience or pod_audience(fp8),
         unseal_audience=unseal_audience(fp8) if method == "token" else "",
         secret_paths=paths,
+        allowed_paths=namespace.annotations.get(ALLOWED_PATHS, "").strip(),
         env_map=request.env_map or (config.env_map if config else ""),
         templates=request.templates,
         rotation=rotation,
@@ -174,23 +180,10 @@ def _check_mode(
         problems.append(Problem(PREFIX + "vault-skip-verify", "the operator does not allow it"))
 
 
-def _check_paths(paths: str, namespace: NamespaceView, problems: list[Problem]) -> None:
-    """Those of the namespace's own policy; OpenBao's decide in the end."""
-    policy = namespace.annotations.get(ALLOWED_PATHS, "").strip()
-    try:
-        named = paths_in(paths)
-    except ValueError as error:  # of a CloudTaserConfig: an annotation was read before
-        problems.append(Problem("spec.secretPaths", str(error)))
-        return
-    if policy:
-        problems.extend(
-            Problem(PREFIX + "secret-paths", f"{path!r} is outside of what this namespace may read", policy)
-            for path in outside(named, policy)
-        )
-
-
 def outside(paths: Sequence[str], policy: str) -> list[str]:
-    """The paths that no pattern of the policy covers."""
+    """The paths that no pattern of the policy covers; without a policy none."""
+    if not policy:
+        return []
     patterns = [pattern.strip().removeprefix("/").removeprefix("v1/") for pattern in policy.split(",")]
     return [path for path in paths if not any(fnmatch.fnmatchcase(path, one) for one in patterns)]
 

@@ -18,6 +18,7 @@ from cloudtaser.operator.webhook.pods import (
     JWT_DIRECTORY,
     JWT_VOLUME,
     S3PROXY_CONTAINER,
+    mapping,
     objects,
 )
 from cloudtaser.operator.webhook.settings import WebhookSettings
@@ -62,7 +63,7 @@ def container(
         "env": [environment.variable(name, value) for name, value in variables.items()]
         + (_credentials(spec) if wanted.auth == "env" else []),
         "resources": {part: dict(amounts) for part, amounts in settings.s3proxy_resources.items()},
-        "securityContext": restricted(),
+        "securityContext": restricted(mapping(spec, "securityContext")),
         "startupProbe": {**probe, "failureThreshold": 60},
         "readinessProbe": probe,
         "volumeMounts": [{"name": JWT_VOLUME, "mountPath": JWT_DIRECTORY, "readOnly": True}],

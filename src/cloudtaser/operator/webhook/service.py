@@ -185,7 +185,9 @@ class Webhook:
         label = self._label(review.namespace)
         if not review.dry_run:
             self._metrics.failures.labels(label, error.reason).inc()
-            self._ports.events.record(_occurrence(review, error, refused=required))
+            occurrence = _occurrence(review, error, refused=required)
+            if occurrence.name:  # else nobody has made it who could be told
+                self._ports.events.record(occurrence)
         _log.warning("no injection", namespace=label, reason=error.reason, refused=required, why=message)
         if required:
             return Answer(

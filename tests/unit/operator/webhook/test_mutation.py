@@ -233,9 +233,7 @@ async def test_the_payload_comes_by_a_container_that_passes_restricted() -> None
         "capabilities": {"drop": ["ALL"]},
         "privileged": False,
         "readOnlyRootFilesystem": True,
-        "runAsGroup": 65532,
         "runAsNonRoot": True,
-        "runAsUser": 65532,
         "seccompProfile": {"type": "RuntimeDefault"},
     }
     assert init["resources"].keys() == {"requests", "limits"}
@@ -245,6 +243,12 @@ async def test_the_payload_comes_by_a_container_that_passes_restricted() -> None
     assert {"name": "cloudtaser-payload", "mountPath": "/cloudtaser", "readOnly": True} in named(
         after, "app"
     )["volumeMounts"]
+
+
+async def test_where_the_pod_is_of_another_user_our_container_is_of_its_own() -> None:
+    after = await mutated(World(), pod(securityContext={"runAsUser": 0}))
+    context = named(after, "cloudtaser-init")["securityContext"]
+    assert (context["runAsUser"], context["runAsGroup"], context["runAsNonRoot"]) == (65532, 65532, True)
 
 
 async def test_where_images_can_be_mounted_there_is_no_init_container() -> None:
@@ -609,6 +613,19 @@ async def test_a_pod_with_hostpid_is_skipped_with_an_event_and_a_warning() -> No
     assert "a pod with hostPID gets no secrets" in await refusal(world, subject)
 
 
+async def test_a_static_pod_is_skipped() -> None:
+    mirror = pod(annotations={"kubernetes.io/config.mirror": "x"})
+    assert "a static pod is the kubelet's own" in await refusal(World(), mirror)
+
+
+async def test_a_pod_without_a_name_has_nobody_to_be_told() -> None:
+    world = World()
+    nameless = pod(hostPID=True, metadata={"name": "", "generateName": "web-"})
+    nameless["metadata"]["annotations"] = pod()["metadata"]["annotations"]
+    assert (await world.webhook().mutate(review(nameless), 5.0, required=False)).warnings
+    assert world.occurrences == []
+
+
 async def test_a_windows_pod_is_skipped() -> None:
     assert "no wrapper for Windows" in await refusal(World(), pod(os={"name": "windows"}))
 
@@ -714,7 +731,14 @@ async def test_paths_outside_of_the_namespaces_policy_are_refused() -> None:
     await mutated(world, pod())
     for path in ("secret/data/other/db", "secret/data/shop", "secret/data/shop-2/db"):
         message = await refusal(world, pod(annotations={"cloudtaser.io/secret-paths": path}))
-        assert f"'{path}' is outside of what this namespace may read" in message
+        assert f"'{path}' is outside of what this namespace's pods may name" in message
+    for name, value in (
+        ("CLOUDTASER_SECRET_PATHS", "secret/data/other/db"),
+        ("X", "vault:secret/data/other/db#x"),
+    ):
+        own = pod(container(env=[{"name": name, "value": value}]))
+        own["metadata"]["annotations"].pop("cloudtaser.io/env-map")
+        assert "'secret/data/other/db' is outside" in await refusal(world, own)
 
 
 # --- the S3 proxy
