@@ -17,16 +17,19 @@ _BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 class Pins:
     """`pem` is what the next connection trusts. Until one came about under it, the pin before it is kept."""
 
-    __slots__ = ("_before", "pem")
+    __slots__ = ("_before", "_named", "pem")
 
     def __init__(self, pem: str) -> None:
         self.pem = pem
         self._before = ""
+        self._named = ("", "")  # a pin and its name, which every request asks for
 
     @property
     def server_name(self) -> str:
         """The SNI that names the pin."""
-        return bridge_server_name(self.pem)
+        if self._named[0] != self.pem:
+            self._named = (self.pem, bridge_server_name(self.pem))
+        return self._named[1]
 
     def adopt(self, pem: str) -> bool:
         """Pin the CA that the bridge handed over, from the next connection on; whether it is another one.

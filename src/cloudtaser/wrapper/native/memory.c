@@ -131,6 +131,14 @@ is_another_empty_slab(const struct chunk *than)
     return 0;
 }
 
+/* Whether a canary of the block lies in that page, which is why it was touched. */
+static int
+has_canary(const struct memory *block, const unsigned char *page)
+{
+    const unsigned char *end = page + cloudtaser_page();
+    return (block->at - 1 >= page && block->at - 1 < end) || (block->at + block->size >= page && block->at + block->size < end);
+}
+
 /* Zeros into a part of a block. Pages of memfd_secret that were never touched are zeros already, and dear to touch: each
  * takes a page out of the kernel's map on all processors. They cannot be swapped out, so mincore(2) knows them. */
 static void
@@ -147,6 +155,12 @@ wipe_part(const struct memory *block, size_t start, size_t end)
     while (at < last) {
         unsigned char *first = (unsigned char *)((uintptr_t)at / page * page);
         size_t pages = rounded((size_t)(last - first), page) / page;
+        if (has_canary(block, first)) { /* as the pages of most blocks: they are small */
+            unsigned char *next = first + page > last ? last : first + page;
+            cloudtaser_wipe(at, (size_t)(next - at));
+            at = next;
+            continue;
+        }
         pages = pages > sizeof resident ? sizeof resident : pages;
         if (mincore(first, pages * page, resident) < 0)
             memset(resident, 1, sizeof resident);
