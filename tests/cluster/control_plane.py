@@ -44,10 +44,14 @@ _AUDIT_POLICY: Final = {
 class ControlPlane:
     """One control plane in `directory`; `start` returns when the API server is ready for anything."""
 
-    def __init__(self, directory: Path, network: Network | None = None) -> None:
+    def __init__(
+        self, directory: Path, network: Network | None = None, *, flags: tuple[str, ...] = ()
+    ) -> None:
+        """`flags`: more of them for the API server."""
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.directory = directory
         self.network = network
+        self._flags = flags
         self.programs = binaries.programs()
         self.identities = Identities(directory / "pki")
         self.port = free_port()
@@ -246,6 +250,7 @@ class ControlPlane:
             f"--audit-policy-file={policy}",
             "--allow-privileged=false",
             "--shutdown-delay-duration=0s",
+            *self._flags,
         )
 
     def _controller_manager(self) -> PartProcess:

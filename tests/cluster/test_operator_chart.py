@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import time
 from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
+from prometheus_client import CollectorRegistry
 
+from cloudtaser.kube.client import KubeApi
+from cloudtaser.operator.ca_bundle import KNOWN_ANNOTATION, CaBundle
+from cloudtaser.operator.metrics import ManagerMetrics
+from cloudtaser.operator.replica import Replica
+from cloudtaser.operator.serving_keys import ServingKeys, make_keys, service_names
 from cloudtaser.wire.names import OPERATOR_SUBJECT
 from tests.charts import NAMESPACE, Helm, beacon
 from tests.cluster.control_plane import ControlPlane
@@ -34,18 +42,21 @@ async def helm(plane: ControlPlane) -> AsyncIterator[Helm]:
     await helm.uninstall()
 
 
-async def may(plane: ControlPlane, verb: str, resource: str, *more: str) -> bool:
-    """Whether the operator may, as the API server's own authoriser says."""
-    group, _, name = resource.partition("/")
-    attributes = {"verb": verb, "group": group, "resource": name}
-    attributes |= dict(zip(("namespace", "name", "subresource"), more, strict=False))
-    review = {
-        "apiVersion": "authorization.k8s.io/v1",
-        "kind": "SubjectAccessReview",
-        "spec": {"user": OPERATOR_SUBJECT, "resourceAttributes": attributes},
-    }
-    answer = json.loads(await plane.kubectl("create", "-f", "-", "-o", "json", given=json.dumps(review)))
-    return bool(answer["status"]["allowed"])
+async def may(plane: ControlPlane, *asked: tuple[str, ...]) -> list[bool]:
+    """Whether the operator may, as the API server's own authoriser says; each question is a verb, group and
+    resource, and as far as given namespace, name and subresource."""
+    reviews = []
+    for verb, resource, *more in asked:
+        group, _, name = resource.partition("/")
+        attributes = {"verb": verb, "group": group, "resource": name}
+        attributes |= dict(zip(("namespace", "name", "subresource"), more, strict=False))
+        review = {"user": OPERATOR_SUBJECT, "resourceAttributes": attributes}
+        reviews.append(
+            {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": review}
+        )
+    given = json.dumps({"apiVersion": "v1", "kind": "List", "items": reviews})
+    said = await plane.kubectl("create", "-f", "-", "-o", 'jsonpath={.status.allowed}{"\\n"}', given=given)
+    return [line == "true" for line in said.split()]
 
 
 async def test_every_object_is_taken_and_namespace_and_crds_are_made(plane: ControlPlane, helm: Helm) -> None:
@@ -59,22 +70,26 @@ async def test_every_object_is_taken_and_namespace_and_crds_are_made(plane: Cont
 
 
 async def test_the_operator_may_what_it_needs_and_reads_no_secret(plane: ControlPlane, helm: Helm) -> None:
-    for resource in ("/secrets", "/configmaps", "/pods"):
-        for verb in ("create", "update", "patch", "delete"):
-            assert not await may(plane, verb, resource, "shop")
-    for verb in ("get", "list", "watch", "create", "update", "delete"):
-        assert not await may(plane, verb, "/secrets", "shop")
-        assert not await may(plane, verb, "/secrets", NAMESPACE)
-        assert not await may(plane, verb, "/secrets")
-    api = "admissionregistration.k8s.io/mutatingwebhookconfigurations"
-    assert await may(plane, "patch", api, "", NAME)
-    assert not await may(plane, "patch", api, "", "another")
-    assert not await may(plane, "update", api, "", NAME)
-    assert await may(plane, "create", "/serviceaccounts", NAMESPACE, "cloudtaser-reviewer", "token")
-    assert not await may(plane, "create", "/serviceaccounts", NAMESPACE, "cloudtaser-admin", "token")
-    assert not await may(plane, "create", "/serviceaccounts", "kube-system", "cloudtaser-operator", "token")
-    assert await may(plane, "update", "coordination.k8s.io/leases", NAMESPACE, "cloudtaser-operator-leader")
-    assert not await may(plane, "update", "coordination.k8s.io/leases", "kube-system", "anything")
+    verbs = ("get", "list", "watch", "create", "update", "patch", "delete")
+    nobody = [("/secrets", "shop"), ("/secrets", NAMESPACE), ("/secrets",)]
+    never = [(verb, *where) for verb in verbs for where in nobody]
+    never += [(verb, f"/{one}", "shop") for verb in verbs[3:] for one in ("configmaps", "pods")]
+    api, leases = "admissionregistration.k8s.io/mutatingwebhookconfigurations", "coordination.k8s.io/leases"
+    never += [
+        ("patch", api, "", "another"),
+        ("update", api, "", NAME),
+        ("get", api, "", NAME),
+        ("create", "/serviceaccounts", NAMESPACE, "cloudtaser-admin", "token"),
+        ("create", "/serviceaccounts", "kube-system", "cloudtaser-operator", "token"),
+        ("update", leases, "kube-system", "anything"),
+    ]
+    assert [one for one, allowed in zip(never, await may(plane, *never), strict=True) if allowed] == []
+    needed = [
+        ("patch", api, "", NAME),
+        ("create", "/serviceaccounts", NAMESPACE, "cloudtaser-reviewer", "token"),
+        ("update", leases, NAMESPACE, "cloudtaser-operator-leader"),
+    ]
+    assert await may(plane, *needed) == [True] * len(needed)
 
 
 async def test_an_upgrade_leaves_the_ca_bundle_that_the_operator_keeps(
@@ -98,3 +113,63 @@ async def test_an_upgrade_leaves_the_ca_bundle_that_the_operator_keeps(
         assert [one["clientConfig"]["caBundle"] for one in webhooks] == [BUNDLE, BUNDLE]
     assert [one["failurePolicy"] for one in webhooks] == ["Fail", "Fail"]
     assert (await plane.get("deployment", "cloudtaser-operator", "-n", NAMESPACE))["spec"]["replicas"] == 3
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def operator(plane: ControlPlane, helm: Helm) -> AsyncIterator[KubeApi]:
+    """The API server as the operator may use it."""
+    file = plane.directory / "operator.token"
+    file.write_text(await plane.kubectl("create", "token", "cloudtaser-operator", "-n", NAMESPACE))
+    async with KubeApi(plane.server, ca_file=str(plane.identities.ca), token_file=str(file)) as kube:
+        yield kube
+
+
+def keys() -> ServingKeys:
+    return make_keys(service_names(NAME, NAMESPACE), time.time(), 3600)
+
+
+async def bundles(plane: ControlPlane) -> list[str]:
+    """Each entry's, of both configurations."""
+    found = [await plane.get(f"{kind}webhookconfiguration", NAME) for kind in ("mutating", "validating")]
+    texts = [one["clientConfig"].get("caBundle", "") for each in found for one in each["webhooks"]]
+    return [base64.b64decode(text).decode() for text in texts]
+
+
+async def versions(plane: ControlPlane) -> list[str]:
+    found = [await plane.get(f"{kind}webhookconfiguration", NAME) for kind in ("mutating", "validating")]
+    return [one["metadata"]["resourceVersion"] for one in found]
+
+
+async def test_the_bundle_is_the_union_of_what_replicas_publish_and_is_kept_by_patches_alone(
+    plane: ControlPlane, operator: KubeApi
+) -> None:
+    told: dict[str, str] = {}
+    metrics = ManagerMetrics(CollectorRegistry())
+    bundle = CaBundle(operator, NAMESPACE, NAME, told.__setitem__, metrics)
+    await bundle.look()  # nobody there: the configurations are left as they are
+    assert told == {}
+    one, two = keys(), keys()
+    first, second = Replica(operator, NAMESPACE, "pod-1"), Replica(operator, NAMESPACE, "pod-2")
+    await first.say(one.ca_pem)
+    await second.say(two.ca_pem + one.ca_pem)
+    await bundle.look()
+    wanted = "".join(ca for _, ca in sorted([(one.ca_id, one.ca_pem), (two.ca_id, two.ca_pem)]))
+    assert await bundles(plane) == [wanted] * 5
+    assert told[KNOWN_ANNOTATION] == ",".join(sorted([one.ca_id, two.ca_id]))
+
+    before = await versions(plane)
+    await bundle.look()
+    assert await versions(plane) == before  # to look is to patch, and leaves no trace
+
+    await second.leave()
+    await Replica(operator, NAMESPACE, "pod-1").say(one.ca_pem)  # a container that was restarted in its pod
+    await bundle.look()
+    assert await bundles(plane) == [one.ca_pem] * 5
+
+    junk = {"webhooks": [{"name": "validate.cloudtaser.io", "clientConfig": {"caBundle": BUNDLE}}]}
+    resource = "validatingwebhookconfiguration"
+    await plane.kubectl("patch", resource, NAME, "--type=strategic", "-p", json.dumps(junk))
+    await bundle.look()
+    assert await bundles(plane) == [one.ca_pem] * 5
+    await first.leave()
+    await first.leave()

@@ -7,7 +7,7 @@ one answer a connection, and serves a bounded number of connections for a bounde
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
@@ -29,7 +29,15 @@ _METRICS: Final = b"text/plain; version=0.0.4; charset=utf-8"
 class Probes:
     """The listener. `ready` is asked at each /readyz; /healthz says only that the loop turns."""
 
-    def __init__(self, *, ready: Callable[[], bool], registry: CollectorRegistry = REGISTRY) -> None:
+    def __init__(
+        self,
+        *,
+        ready: Callable[[], bool],
+        registry: CollectorRegistry = REGISTRY,
+        details: Callable[[], Sequence[str]] = tuple,
+    ) -> None:
+        """`details`: lines for /readyz?verbose, none of them secret."""
+        self._details = details
         self._ready = ready
         self._registry = registry
         self._servers: list[asyncio.Server] = []
@@ -65,12 +73,14 @@ class Probes:
             await server.wait_closed()
         self._servers.clear()
 
-    def answer(self, path: bytes) -> tuple[int, bytes, bytes]:
+    def answer(self, path: bytes, query: bytes = b"") -> tuple[int, bytes, bytes]:
         """Status, content type and body for `path`."""
         if path == b"/healthz":
             return 200, _TEXT, b"ok\n"
         if path == b"/readyz":
-            return (200, _TEXT, b"ready\n") if self._ready() else (503, _TEXT, b"not ready\n")
+            status, word = (200, "ready") if self._ready() else (503, "not ready")
+            lines = (*(self._details() if query == b"verbose" else ()), word)
+            return status, _TEXT, "".join(f"{line}\n" for line in lines).encode()
         if path == b"/metrics":
             return 200, _METRICS, generate_latest(self._registry)
         return 404, _TEXT, b"there are /healthz, /readyz and /metrics\n"
@@ -116,7 +126,8 @@ class _Connection(asyncio.Protocol):
         if head.method not in (b"GET", b"HEAD"):
             self._send(405, _TEXT, b"only GET and HEAD\n", True)
             return
-        status, kind, body = self._probes.answer(head.target.partition(b"?")[0])
+        path, _, query = head.target.partition(b"?")
+        status, kind, body = self._probes.answer(path, query)
         self._send(status, kind, body, head.method == b"GET")
 
     def _send(self, status: int, kind: bytes, body: bytes, with_body: bool) -> None:

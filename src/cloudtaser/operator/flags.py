@@ -115,6 +115,7 @@ def manager_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="the Service that leads there (default cloudtaser-operator-webhook)",
     )
+    add("--webhook-lifetime", metavar="N", help="seconds that its certificate is good for (default a week)")
     add("--webhook-config", metavar="NAME", help="webhook configuration (default: the same name)")
     add = parser.add_argument_group("the token method").add_argument
     add(

@@ -1,6 +1,6 @@
 """Images: the resolver of images' entrypoints, as the manager makes it from its file.
 
-Used by `manager_container`, which gives it to the webhook and closes it.
+Used by `admission`, which gives it to the webhook and closes it.
 """
 
 from __future__ import annotations

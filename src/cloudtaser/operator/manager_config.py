@@ -51,6 +51,8 @@ class ManagerConfig:
     webhook_config: str = WEBHOOK_SERVICE
     unseal_listen: Listen | None = UNSEAL
     unseal_rate: Rate = SOURCE_RATE
+    webhook_lifetime: int = 0
+    """Seconds that a webhook certificate is good for; 0 for what is usual."""
     lease_seconds: int = 15
     probe_addr: Listen | None = PROBES
     metrics_addr: Listen | None = METRICS
@@ -67,6 +69,13 @@ def read_manager(arguments: Sequence[str], environment: Mapping[str, str]) -> Ma
     if not 3 <= lease_seconds <= 300:
         raise ConfigError(
             f"{lease_seconds} s is no time for a lease", on=settings.source("lease_seconds"), fix="3 to 300"
+        )
+    lifetime = settings.number("webhook_lifetime", 0)
+    if 0 < lifetime < 60:
+        raise ConfigError(
+            f"{lifetime} s is no life for a certificate",
+            on=settings.source("webhook_lifetime"),
+            fix="60 or more",
         )
     sockets = settings.get("sockets") or SOCKETS
     return ManagerConfig(
@@ -85,6 +94,7 @@ def read_manager(arguments: Sequence[str], environment: Mapping[str, str]) -> Ma
         webhook_config=settings.get("webhook_config") or WEBHOOK_SERVICE,
         unseal_listen=settings.listen("unseal_listen", UNSEAL),
         unseal_rate=_rate(settings),
+        webhook_lifetime=lifetime,
         lease_seconds=lease_seconds,
         probe_addr=settings.listen("probe_addr", PROBES),
         metrics_addr=settings.listen("metrics_addr", METRICS),

@@ -9,18 +9,24 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Coroutine
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry
 
 from cloudtaser.errors import CloudtaserError, UnavailableError
+from cloudtaser.kube.allow_list import AllowList
 from cloudtaser.kube.client import KubeApi
 from cloudtaser.kube.errors import KubeUnavailableError
 from cloudtaser.kube.events import EventRecorder
 from cloudtaser.net.dial import Backoff
 from cloudtaser.net.log import get_logger
 from cloudtaser.net.probes import Probes
+from cloudtaser.operator.admission import Admission
+from cloudtaser.operator.bridge_calls import BridgeCalls
+from cloudtaser.operator.controllers.assembly import Controllers
+from cloudtaser.operator.controllers.evidence import OperatorEvidence
 from cloudtaser.operator.enrolment import Reporter
 from cloudtaser.operator.key_watch import KeyWatch
 from cloudtaser.operator.leadership import Leadership
@@ -31,11 +37,15 @@ from cloudtaser.operator.metrics import ManagerMetrics
 from cloudtaser.operator.operator_stream import OperatorStreams
 from cloudtaser.operator.remote_routes import RemoteRoutes
 from cloudtaser.operator.seam import BROKER_SOCKET, MANAGER_SOCKET
+from cloudtaser.operator.settings_file import read_settings
 from cloudtaser.operator.tokens.kube import KubeCluster
 from cloudtaser.operator.tokens.method import Settings as TokenSettings
 from cloudtaser.operator.tokens.method import TokenMethod
+from cloudtaser.operator.webhook.settings import WebhookSettings
 from cloudtaser.version import VERSION
 
+NOTICE_SECONDS: Final = 5.0
+"""How long a pod that is told to end goes on to answer the API server: Services take a moment to notice."""
 TRUST_SECONDS: Final = 30.0
 """Between two looks at the stored pod CA: another replica may have stored it, or the next one."""
 
@@ -52,10 +62,11 @@ class ManagerContainer:
         self.kube = KubeApi(
             config.apiserver, ca_file=config.apiserver_ca, token_file=config.apiserver_token_file
         )
+        self.identity = f"{config.id}_{os.urandom(4).hex()}"
         self.leadership = Leadership(
             self.kube,
             config.namespace,
-            f"{config.id}_{os.urandom(4).hex()}",
+            self.identity,
             seconds=config.lease_seconds,
         )
         self.events = EventRecorder(self.kube, instance=config.id)
@@ -69,8 +80,9 @@ class ManagerContainer:
         self._door: ManagerDoor | None = None
         self._streams: OperatorStreams | None = None
         self._tokens: TokenMethod | None = None
+        self._admission: Admission | None = None
         self._probes = [
-            (Probes(ready=self.is_ready, registry=self.metrics.registry), listen)
+            (Probes(ready=self.is_ready, registry=self.metrics.registry, details=self.details), listen)
             for listen in dict.fromkeys((config.probe_addr, config.metrics_addr))
             if listen is not None
         ]
@@ -79,9 +91,36 @@ class ManagerContainer:
         self._draining = False
 
     def is_ready(self) -> bool:
-        """Ready once the pod CA is known; a beacon's outage must not take injection away."""
-        known = self.manager is not None and (self.routes is None or self.manager.pod_ca is not None)
-        return known and not self._draining
+        """Ready once the webhook serves, under a CA that API servers know, and the pod CA is known: an outage
+        of beacon or tunnel must not take injection away."""
+        return self._knows_pod_ca and self._serves and not self._draining
+
+    def details(self) -> list[str]:
+        """For /readyz?verbose: what readiness depends on, and what it does not."""
+        state = self.routes.state if self.routes else {}
+        admission = self._admission
+        lines = [
+            f"{'+' if self._serves else '-'} webhook"
+            + (f", certificate ends {_when(admission.serving.expires)}" if admission else ""),
+            f"{'+' if self._knows_pod_ca else '-'} pod CA" + ("" if self.routes else ", not needed"),
+            f"  leader {self.leadership.leader or 'unknown'}"
+            + (", this one" if self.leadership.held else ""),
+        ]
+        if self.routes is None:
+            return [*lines, "  no broker: pods reach OpenBao by themselves"]
+        if not state:
+            return [*lines, "  broker: away"]
+        for name in ("tunnels", "bridges", "parked", "connections", "beacon_failures"):
+            lines.append(f"  broker {name.replace('_', ' ')}: {str(state.get(name, 'unknown'))[:200]}")
+        return lines
+
+    @property
+    def _knows_pod_ca(self) -> bool:
+        return self.manager is not None and (self.routes is None or self.manager.pod_ca is not None)
+
+    @property
+    def _serves(self) -> bool:
+        return self._admission is not None and self._admission.ready
 
     async def run(self, stop: asyncio.Event) -> int:
         """From start to a drained end; the exit status."""
@@ -114,6 +153,8 @@ class ManagerContainer:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._tokens is not None:
             await self._tokens.close()
+        if self._admission is not None:
+            await self._admission.stop()
         if self._streams is not None:
             await self._streams.close()
         if self._door is not None:
@@ -141,6 +182,7 @@ class ManagerContainer:
             self._run(KeyWatch(manager.jwks, self.routes.keys_changed).run())
             self._run(self._watch_trust(manager))
         self._run(self.events.run(stop))
+        await self._start_admission(fingerprint, manager, stop)
         await self._start_tokens(fingerprint, manager)
         self._leading = asyncio.ensure_future(self.leadership.run(stop))
         _log.info(
@@ -151,6 +193,53 @@ class ManagerContainer:
             namespace=config.namespace,
             apiserver=config.apiserver,
         )
+
+    async def _start_admission(self, fingerprint: str, manager: Manager, stop: asyncio.Event) -> None:
+        """The webhook: served by every replica, its configurations kept right by the leader."""
+        config = self.config
+        settings = read_settings(config.settings, fingerprint, config.namespace)
+        controllers = self._controllers(settings, manager)
+        self._admission = Admission(
+            config,
+            self.kube,
+            settings,
+            controllers.configs,
+            self.events,
+            self.leadership,
+            self.metrics,
+            lambda: manager.pod_ca,
+        )
+        await self._admission.start()
+        self._run(controllers.run(stop))
+        self._run(self._admission.run(stop))
+        self.leadership.add("caBundle", self._admission.bundle)
+        self.leadership.add("controllers", controllers.leader)
+
+    def _controllers(self, settings: WebhookSettings, manager: Manager) -> Controllers:
+        """Of the custom resources. What a DebugReport tells is looked at from here."""
+        config = self.config
+        evidence = OperatorEvidence(
+            self.kube,
+            self.routes,
+            BridgeCalls(self.routes, manager) if self.routes else None,
+            certificates=lambda: [("pod CA", manager.pod_ca or ""), ("webhook", self._webhook_ca)],
+            webhook_name=config.webhook_config,
+            webhook_ca=lambda: self._webhook_ca,
+        )
+        return Controllers(
+            self.kube,
+            identity=self.identity,
+            namespace=config.namespace,
+            own_address=settings.vault_address,
+            allowed=AllowList(settings.allowed_addresses),
+            not_ready=lambda: "" if self._knows_pod_ca else "the operator does not know the pod CA yet",
+            events=self.events,
+            evidence=evidence,
+        )
+
+    @property
+    def _webhook_ca(self) -> str:
+        return self._admission.serving.ca if self._admission else ""
 
     async def _start_tokens(self, fingerprint: str, manager: Manager) -> None:
         """The token method: heard by every replica, kept by the leader."""
@@ -176,11 +265,17 @@ class ManagerContainer:
         await live[0].open(protocol)
 
     async def _drain(self) -> None:
-        """Not ready from now on; leadership is released by who holds it."""
+        """Not ready from now on; leadership is released by who holds it. For a moment reviews are answered
+        all the same: until everybody has heard that they go elsewhere."""
         self._draining = True
         _log.info("draining")
-        if self._leading is not None:
-            await asyncio.wait([self._leading], timeout=self.config.drain_seconds)
+        heard = asyncio.ensure_future(asyncio.sleep(NOTICE_SECONDS))
+        await asyncio.wait(
+            [heard, *([self._leading] if self._leading else [])], timeout=self.config.drain_seconds
+        )
+        if self._admission is not None:
+            await self._admission.stop()
+            self._admission = None
 
     async def _fingerprint(self) -> str:
         """The cluster's, learnt from it: UID of namespace kube-system. Waits for the API server."""
@@ -209,3 +304,7 @@ class ManagerContainer:
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.ensure_future(work))
+
+
+def _when(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

@@ -70,6 +70,16 @@ class ManagerMetrics:
             ["outcome"],
             registry=registry,
         )
+        self.webhook_expiry = Gauge(
+            "cloudtaser_operator_webhook_certificate_expiry_seconds",
+            "Unix time at which the certificate ends under which the webhook is served.",
+            registry=registry,
+        )
+        self.ca_bundle_writes = Counter(
+            "cloudtaser_operator_ca_bundle_writes",
+            "Times that the leader put right a webhook configuration's caBundle.",
+            registry=registry,
+        )
         self.leader = Gauge(
             "cloudtaser_operator_leader", "1 on the replica that leads, 0 on the others.", registry=registry
         )
