@@ -128,7 +128,7 @@ seccompProfile:
     "s3proxy_image" $v.s3proxy.image
     "failure_policy" (include "cloudtaser.failurePolicy" .) -}}
 {{- with $v.wrapper.resources }}{{ $_ := set $settings "wrapper_resources" . }}{{ end -}}
-{{- range $name, $value := dict "rotation" $v.wrapper.rotation "rotation_grace" $v.wrapper.rotationGrace "rotation_debounce" $v.wrapper.rotationDebounce "poll_interval" $v.wrapper.pollInterval "delivery" $v.wrapper.delivery "ebpf" $v.wrapper.ebpf -}}
+{{- range $name, $value := dict "vault_role" $v.operator.secretstore.role "vault_auth_mount" $v.operator.secretstore.authMount "vault_namespace" $v.operator.secretstore.namespace "vault_ca" $v.operator.secretstore.caBundle "vault_auth_method" $v.wrapper.authMethod "accepted_wrapper_images" $v.wrapper.acceptedImages "image_volumes" $v.wrapper.imageVolumes "rotation" $v.wrapper.rotation "rotation_grace" $v.wrapper.rotationGrace "rotation_debounce" $v.wrapper.rotationDebounce "poll_interval" $v.wrapper.pollInterval "delivery" $v.wrapper.delivery "ebpf" $v.wrapper.ebpf -}}
 {{- if $value }}{{ $_ := set $settings $name $value }}{{ end -}}
 {{- end -}}
 {{- $settings | toPrettyJson -}}

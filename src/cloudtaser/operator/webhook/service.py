@@ -46,7 +46,8 @@ class Webhook:
     """Answers admission reviews; `application` is to be served with TLS on port 9443."""
 
     def __init__(self, settings: WebhookSettings, ports: Ports, registry: CollectorRegistry) -> None:
-        """ConfigError when an entry of `allowed_addresses` is no address."""
+        """ConfigError when a setting cannot be used."""
+        settings.check()
         self._settings = settings
         self._ports = ports
         self._allowed = AllowList(settings.allowed_addresses)

@@ -6,16 +6,21 @@ Made by whoever wires the manager. A pod's annotations and a CloudTaserConfig co
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from cloudtaser.errors import ConfigError
+from cloudtaser.wire.hashes import is_fingerprint
 from cloudtaser.wire.names import BROKER_SERVICE, SYSTEM_NAMESPACE
 
 Json = dict[str, Any]
 FailurePolicy = Literal["Ignore", "Fail"]
 
 OPERATOR_SERVICE: Final = "cloudtaser-operator.cloudtaser-system.svc"
+
+_DURATION: Final = re.compile(r"([0-9]+(\.[0-9]+)?[smh]?)?", re.ASCII)
 
 WRAPPER_RESOURCES: Final[Mapping[str, Mapping[str, str]]] = {
     "requests": {"cpu": "10m", "memory": "32Mi"},
@@ -77,15 +82,40 @@ class WebhookSettings:
     s3proxy_resources: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: S3PROXY_RESOURCES)
     architecture: str = "amd64"
     """Of nodes, where a pod does not say (`kubernetes.io/arch`)."""
-    rotation: str = "restart"
+    rotation: Literal["restart", "sighup", "none"] = "restart"
     rotation_grace: str = ""
     rotation_debounce: str = ""
     poll_interval: str = ""
-    delivery: str = "env"
-    ebpf: str = "auto"
-    """These six: empty leaves the wrapper's own default."""
+    """These three: seconds, or a number with s, m or h; empty leaves the wrapper's own default."""
+    delivery: Literal["env", "memory", "auto", "file"] = "env"
+    ebpf: Literal["auto", "true", "required", "off"] = "auto"
     failure_policy: FailurePolicy = "Ignore"
     """Of ordinary namespaces; those with `cloudtaser.io/enforce=required` are always `Fail`."""
     namespace: str = SYSTEM_NAMESPACE
     """The operator's own, where nothing is injected."""
     limits: Limits = Limits()
+
+    def check(self) -> None:
+        """ConfigError for what would make every pod fail, or none of them start."""
+        if not is_fingerprint(self.fingerprint):
+            raise ConfigError("not a fingerprint", on="fingerprint", fix="it is the UID of kube-system")
+        if not self.wrapper_image:
+            raise ConfigError("not set", on="wrapper_image", fix="name the wrapper's image")
+        scheme = self.vault_address.partition("://")[0]
+        if scheme not in ("broker", "https", "http") or not self.vault_address.partition("://")[2]:
+            raise ConfigError(
+                f"{self.vault_address!r} is no address",
+                on="vault_address",
+                fix="set broker://HOST:PORT or https://HOST[:PORT]",
+            )
+        if scheme != "broker" and self.vault_auth_method == "token":
+            raise ConfigError("'token' needs a broker", on="vault_auth_method", fix="set kubernetes")
+        if self.rotation == "sighup" and self.delivery == "env":
+            raise ConfigError(
+                "'sighup' cannot bring new values to a program's environment",
+                on="rotation",
+                fix="set delivery to memory or file",
+            )
+        for name in ("rotation_grace", "rotation_debounce", "poll_interval"):
+            if not _DURATION.fullmatch(getattr(self, name)):
+                raise ConfigError(f"{getattr(self, name)!r} is no duration", on=name, fix="write 30s")
