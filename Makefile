@@ -95,6 +95,11 @@ bench-ebpf: ## what the node agent costs an ordinary open(), in instructions (BE
 	@tools/prepare kernel
 	$(PY) bench/ebpf/compare.py $(BENCH_ARGS)
 
+.PHONY: bench-webhook
+bench-webhook: ## the webhook's latency, and what it costs a real API server (BENCH_ARGS=--record)
+	@tools/prepare cluster
+	$(PY) bench/webhook/compare.py $(BENCH_ARGS)
+
 .PHONY: format
 format: ## let ruff lay out the code
 	@tools/prepare test
