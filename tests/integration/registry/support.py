@@ -22,6 +22,8 @@ from cloudtaser.net.proxy import DIRECT, Proxies
 
 LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"),)
 AMD64 = Platform("linux", "amd64")
+PATIENT = replace(Bounds(), timeout=60.0, work_timeout=60.0, request_timeout=60.0, connect_timeout=60.0)
+"""For a machine that has much else to do."""
 
 
 @dataclass
@@ -91,7 +93,7 @@ class Resolving:
             rules=(*rules, *trusting),
             networks=settings.pop("networks", LOOPBACK),
             pull_secrets=frozenset(_pair(text) for text in granted),
-            bounds=bounds or replace(Bounds(), timeout=60.0, work_timeout=60.0, request_timeout=60.0),
+            bounds=bounds or PATIENT,
             **settings,
         )
         self.resolver = ImageResolver(

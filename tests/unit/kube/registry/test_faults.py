@@ -22,7 +22,6 @@ from cloudtaser.kube.registry.errors import (
 )
 from cloudtaser.kube.registry.manifests import MAX_DOCUMENT
 from cloudtaser.kube.registry.rules import Rule
-from cloudtaser.kube.registry.settings import Bounds
 from cloudtaser.net.proxy import Proxies
 from tests.image_registry import (
     ALICE,
@@ -36,11 +35,11 @@ from tests.image_registry import (
     index,
     manifest,
 )
-from tests.integration.registry.support import Resolving
+from tests.integration.registry.support import PATIENT, Resolving
 from tests.unit.kube.registry.stand_in import StandInRegistry
 from tests.unit.net.forward_proxy import forward_proxy
 
-IMPATIENT = replace(Bounds(), timeout=60.0, work_timeout=60.0, request_timeout=0.3)
+IMPATIENT = replace(PATIENT, request_timeout=0.3)
 
 
 @pytest.fixture
