@@ -69,7 +69,7 @@ async def test_what_happens_again_is_one_event_with_a_count(control_plane: Contr
             *("get", "events", "-A", "--field-selector", "reportingComponent=cloudtaser.io/operator"),
             *("-o", "jsonpath={.items[*].involvedObject.name}"),
         )
-        assert set(ours.split()) == {"again"}
+        assert "again" in ours.split()
 
 
 async def test_a_flood_about_one_object_is_bounded_and_others_are_heard(control_plane: ControlPlane) -> None:
