@@ -158,10 +158,14 @@ async def test_it_heals_when_the_api_server_is_restarted(
         assert known.get(where, "kept") is not None
         control_plane.apiserver.start()
         await control_plane.apiserver.wait_until(control_plane.is_ready, "ready again", 120)
+
+        async def healed() -> bool:
+            return known.problem == ""
+
+        await eventually(healed, "it is followed again", timeout=60)
         changes = known.subscribe()
         await kube.create_object(CONFIG_MAPS, config_map(where, "new"))
         await told(changes, (where, "new"))
-        assert known.problem == ""
 
 
 async def test_what_was_missed_before_a_compaction_is_told_after_it(

@@ -201,10 +201,18 @@ class Transport:
     # --- one stream
 
     async def _stream(
-        self, path: str, resource: str, query: Mapping[str, str], *, seconds: float, accept: str, verb: str
+        self,
+        path: str,
+        resource: str,
+        query: Mapping[str, str],
+        *,
+        seconds: float,
+        accept: str,
+        verb: str,
+        on_open: Callable[[], None],
     ) -> AsyncGenerator[Json, None]:
         """The JSON objects of a streamed answer, one a line, until the server ends it. To be closed
-        (`contextlib.aclosing`) by who leaves it earlier.
+        (`contextlib.aclosing`) by who leaves it earlier. `on_open` is called when it begins.
 
         `seconds` of silence, or a connection that breaks, is KubeUnavailableError: the end was not the
         server's. The time for connecting is the transport's own.
@@ -223,6 +231,7 @@ class Transport:
                     timeout=aiohttp.ClientTimeout(total=None, connect=self._timeout, sock_read=seconds),
                 ) as response:
                     if response.status == 200:
+                        on_open()
                         async with contextlib.aclosing(_lines(response, self.url)) as lines:
                             async for line in lines:
                                 yield self._line(line, target)

@@ -7,7 +7,7 @@ them typed parses them (`resources`).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, Literal
@@ -163,10 +163,11 @@ class Verbs(Transport):
         field_selector: str = "",
         seconds: int = WATCH_SECONDS,
         metadata_only: bool = False,
+        on_open: Callable[[], None] = lambda: None,
     ) -> AsyncGenerator[WatchEvent, None]:
         """What happens after `resource_version`, bookmarks included, until the server ends it after about
         `seconds`; go on from the last event's resource_version. Close it (`contextlib.aclosing`) to leave
-        it earlier.
+        it earlier. `on_open` is called once the API server has accepted the watch.
 
         GoneError: that version is too old, list anew. KubeUnavailableError: the stream broke.
         """
@@ -181,7 +182,13 @@ class Verbs(Transport):
         accept = f"{_METADATA_ONE},application/json" if metadata_only else "application/json"
         what = kind.describe(namespace)
         stream = self._stream(
-            kind.path(namespace), what, query, seconds=seconds + _GRACE, accept=accept, verb="watch"
+            kind.path(namespace),
+            what,
+            query,
+            seconds=seconds + _GRACE,
+            accept=accept,
+            verb="watch",
+            on_open=on_open,
         )
         async with contextlib.aclosing(stream) as lines:
             async for line in lines:

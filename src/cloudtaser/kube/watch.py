@@ -67,6 +67,7 @@ class WatchApi(Protocol):
         field_selector: str = "",
         seconds: int = ...,
         metadata_only: bool = False,
+        on_open: Callable[[], None] = ...,
     ) -> AsyncGenerator[WatchEvent, None]:
         """See `verbs.Verbs`."""
 
@@ -259,6 +260,7 @@ class Reflector(Generic[T]):
             resource_version=self._version,
             seconds=round(self._watch_seconds * random.uniform(0.8, 1.2)),  # noqa: S311  # spreads load
             metadata_only=self._metadata_only,
+            on_open=self._well,
             **self._selectors,
         )
         try:
@@ -269,9 +271,7 @@ class Reflector(Generic[T]):
             worked = self._version != version or loop.time() - started >= SETTLED_SECONDS
             if worked:
                 self._backoff.reset()
-        if worked:
-            self._well()
-        else:  # it ended at once and told nothing: not in a tight loop
+        if not worked:  # it ended at once and told nothing: not in a tight loop
             await asyncio.sleep(self._backoff.next())
 
     def _take(self, event: WatchEvent) -> None:
