@@ -88,6 +88,10 @@ class Webhook:
                 what = "the registry did not say in time what the image starts"
                 raise NotInjectedError("image_timeout", what, fix="set the container's command") from None
             mutated = mutation.mutate(pod, agreed, selected, images, self._settings)
+        except BadRequestError as error:
+            # in any namespace, and not left to the validation: a CloudTaserConfig that comes in between would
+            # let the pod through there as it is
+            return self._failed(review, error, required=True)
         except NotInjectedError as error:
             return self._failed(review, error, required)
         operations = tuple(difference(pod, mutated.pod))

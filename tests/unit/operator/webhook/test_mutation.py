@@ -707,6 +707,13 @@ async def test_a_config_is_for_the_namespaces_that_it_selects(
     assert answer.allowed is fits
 
 
+async def test_a_config_that_comes_too_late_lets_no_pod_start_without_its_secrets() -> None:
+    subject = pod(annotations={"cloudtaser.io/config": "late"})
+    answer = await World().webhook().mutate(review(subject), 5.0, required=False)
+    assert not answer.allowed
+    assert "there is no CloudTaserConfig 'late' here" in answer.message
+
+
 async def test_a_configs_address_passes_the_same_list() -> None:
 
     world = World()
