@@ -5,8 +5,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import signal
 import sys
 import time
@@ -16,16 +14,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from cloudtaser.ebpf import hardening, layout, netns, processes
+from cloudtaser.ebpf import hardening, installation, layout, netns, processes
 from cloudtaser.ebpf.admission import Admission, Allowed, Peer
 from cloudtaser.ebpf.config import Config
 from cloudtaser.ebpf.events import Line, Reporter, encode, time_of_day
-from cloudtaser.ebpf.guard import Guard, Identity
+from cloudtaser.ebpf.guard import Guard
 from cloudtaser.ebpf.health import Health, Page
 from cloudtaser.ebpf.layout import Mode, RawEvent
+from cloudtaser.ebpf.lifetimes import Lifetimes
 from cloudtaser.ebpf.machine import machine
-from cloudtaser.ebpf.output import Output
-from cloudtaser.ebpf.probe import SELF_TEST, Outcome, probe
+from cloudtaser.ebpf.output import Output, log
+from cloudtaser.ebpf.probe import SELF_TEST, Outcome
 from cloudtaser.ebpf.processes import Measurer
 from cloudtaser.ebpf.protocol import Refusal
 from cloudtaser.ebpf.registry import Registration, Registry
@@ -35,21 +34,12 @@ from cloudtaser.ebpf.status import Figures, metrics, status
 from cloudtaser.ebpf.vectors import Standing, Tier
 from cloudtaser.errors import CloudtaserError, ConfigError
 
-AGENT: Final = 0xFFFF_FFFE  # the registration of the agent itself
 NETWORK: Final = "network"  # bpf/life.h: a program starts in a network namespace that is new
 RING_SIZE: Final = 1 << 22  # bpf/guard.h
-_CGROUPS: Final = Path("/sys/fs/cgroup")
 _TICK: Final = 0.5  # seconds
 _TURN: Final = 512  # events
 _SWEEP: Final = 30.0
 _POD_SCAN: Final = 1.0
-_SETTLE: Final = 1.0  # after a registered process has ended, for its tree to end with it
-
-
-def log(message: str, **fields: Any) -> None:
-    """One JSON line on stderr; stdout is for events."""
-    line = {"time": time_of_day(time.time_ns()), "program": "cloudtaser-ebpf", "message": message, **fields}
-    print(json.dumps(line), file=sys.stderr, flush=True)
 
 
 class Agent:
@@ -60,13 +50,12 @@ class Agent:
         self._registry = Registry()
         self._measurer = Measurer()
         self._refused: Counter[str] = Counter()
-        self._scores = self._protected = 0
-        self._pid_fds: dict[int, int] = {}
-        self._spaces: dict[int, set[int]] = {}
+        self._scores = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._ready = False
         self._network = asyncio.Event()
         self._guard: Guard | None = None
+        self._lifetimes: Lifetimes | None = None
         self._outcome = Outcome(Tier.NONE, {})
         self._output = Output(sys.stdout)
         self._reporter = Reporter(
@@ -86,25 +75,15 @@ class Agent:
             raise ConfigError(
                 f"cannot be measured: {error.strerror}", on=f"ALLOWED_EXECUTABLES: {error.filename}"
             ) from None
-        if not os.path.exists(config.object_path):
-            raise ConfigError(
-                "there is no such file",
-                on=f"EBPF_OBJECT_PATH: {config.object_path}",
-                fix="build it with tools/guard.py, which needs clang and libbpf-dev",
-            )
-        pins = config.pins
-        if pins is not None and not _is_bpf_file_system(pins.parent):
-            log("no bpf file system there: protection ends with the agent", path=str(pins.parent))
-            pins = None
-        self._guard, self._outcome = probe(
-            config.object_path, pins, mode=config.mode, kills=config.reactive_kill, base=self._base
-        )
+        self._guard, self._outcome = installation.install(config)
         if self._guard is None:
-            log("this kernel takes none of the programs", refused=self._outcome.refused)
             return
-        self._guard.pin()
-        self._tell(self._guard)
-        self._adopt(self._guard)
+        self._lifetimes = Lifetimes(self._guard, self._registry)
+        self._lifetimes.adopt()
+        if (
+            self._outcome.tier is not Tier.KILL
+        ):  # there, who looks at the agent's own files need not die for it
+            installation.protect_this_process(self._guard)
         log(
             "protecting",
             tier=self._outcome.tier,
@@ -114,74 +93,6 @@ class Agent:
         )
         if self._outcome.tier is Tier.KILL and config.mode == Mode.ENFORCE and not config.reactive_kill:
             log("this kernel cannot deny: accesses are told, none is refused (REACTIVE_KILL, docs/ebpf.md)")
-
-    def _base(self, guard: Guard) -> layout.Config:
-        """What does not depend on the tier."""
-        me = Identity.of_this_process()
-        pins = self._config.pins
-        executable = guard.inode("/proc/self/exe")
-        return replace(
-            guard.config,
-            everyone=int(self._config.everyone),
-            log_all=int(self._config.log_all),
-            agent_tgid=me.tgid,
-            agent_start=me.start,
-            agent_dead=0,
-            agent_inode=executable.inode,
-            agent_device=executable.device,
-            host_mounts=guard.host_mounts(),
-            open_until=0,
-            networks=int(self._config.pods),
-            pins_device=guard.inode(pins).device if pins is not None and pins.exists() else 0,
-        )
-
-    def _tell(self, guard: Guard) -> None:
-        for paths, trust in (
-            (self._config.runtimes, layout.TRUST_RUNTIME),
-            (self._config.tracers, layout.TRUST_TRACER),
-        ):
-            for executable in paths:
-                try:
-                    guard.trust(executable, trust)
-                except OSError as error:
-                    log("an executable is not there", path=executable, reason=error.strerror)
-        self._tell_scopes(guard)
-        for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
-            if line.startswith("0::/"):
-                path = _CGROUPS / line[4:]
-                while path != _CGROUPS and path.is_relative_to(_CGROUPS):
-                    with suppress(OSError):
-                        guard.scope(path.stat().st_ino, layout.SCOPE_AGENT)
-                    path = path.parent
-
-    def _tell_scopes(self, guard: Guard) -> None:
-        for pattern in ("kubepods", "kubepods.slice", "*/kubepods", "*/kubepods.slice"):
-            for path in _CGROUPS.glob(pattern):
-                with suppress(OSError):
-                    guard.scope(path.stat().st_ino, layout.SCOPE_SUBJECT)
-        for each in self._config.runtime_cgroups:
-            with suppress(OSError):
-                guard.scope(os.stat(each).st_ino, layout.SCOPE_RUNTIME)
-
-    def _adopt(self, guard: Guard) -> None:
-        """Take over what a former agent registered, and protect this one."""
-        found = guard.protected()
-        self._protected = len(found)
-        for thread in found:
-            if thread.registration in (AGENT, SELF_TEST) or thread.tid != thread.tgid:
-                continue
-            if self._registry.get(thread.registration) is None:
-                where = processes.place(thread.tgid)
-                self._registry.adopt(
-                    Registration(thread.registration, thread.tgid, thread.start, where.pod, where.container)
-                )
-        if self._outcome.tier is Tier.KILL:
-            return  # whoever looks at the agent's own files, as monitors do, need not die for it
-        pid_fd = os.pidfd_open(os.getpid())
-        try:
-            guard.ask(layout.ACTION_MARK, os.getpid(), pid_fd, AGENT)
-        finally:
-            os.close(pid_fd)
 
     # --- running
 
@@ -322,9 +233,8 @@ class Agent:
         }
 
     def _registered(self, registration: Registration, peer: Peer) -> None:
-        self._pid_fds[registration.number] = peer.pid_fd
-        self._spaces[registration.number] = set(peer.namespaces.values())
-        asyncio.get_running_loop().add_reader(peer.pid_fd, self._ended, registration.number)
+        assert self._lifetimes is not None
+        self._lifetimes.begin(registration, peer)
         line: Line = {
             "time": time_of_day(time.time_ns()),
             "node": self._config.node,
@@ -346,29 +256,10 @@ class Agent:
         }
         self._output.put(encode(line))
 
-    def _ended(self, number: int) -> None:
-        loop = asyncio.get_running_loop()
-        pid_fd = self._pid_fds.pop(number)
-        loop.remove_reader(pid_fd)
-        os.close(pid_fd)
-        loop.call_later(_SETTLE, self._sweep)
-
     def _sweep(self) -> None:
-        """Forget registrations whose whole tree is gone, and the namespaces that were only theirs."""
-        if self._guard is None:
-            return
-        found = self._guard.protected()
-        self._protected = len(found)
-        living = {thread.registration for thread in found}
-        for registration in self._registry.all():
-            if registration.number in living or registration.number in self._pid_fds:
-                continue
-            self._registry.remove(registration.number)
-            self._spaces.pop(registration.number, None)
-        # of an adopted registration nobody may look up the namespaces any more: while one lives, all are kept
-        if all(each.number in self._spaces for each in self._registry.all()):
-            self._guard.keep_namespaces(set().union(*self._spaces.values()))
-        self._tell_scopes(self._guard)
+        if self._guard is not None and self._lifetimes is not None:
+            self._lifetimes.sweep()
+            installation.tell_scopes(self._guard, self._config)
 
     async def _serve_pods(self) -> None:
         open_: set[int] = set()
@@ -404,7 +295,7 @@ class Agent:
             registrations=len(self._registry),
             scores=self._scores,
             sockets=self._sockets,
-            protected_tasks=self._protected,
+            protected_tasks=self._lifetimes.tasks if self._lifetimes else 0,
             events=dict(self._reporter.told),
             refused=dict(self._refused),
             lost=guard.counter("lost") if guard else 0,
@@ -446,12 +337,3 @@ class Agent:
     def holds(self) -> bool:
         """Whether anything does."""
         return Standing.HOLDS in self._outcome.standings.values()
-
-
-def _is_bpf_file_system(path: Path) -> bool:
-    try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
-            types = {line.split()[4]: line.partition(" - ")[2].split()[0] for line in file}
-        return types.get(str(path)) == "bpf"
-    except (OSError, IndexError):
-        return False

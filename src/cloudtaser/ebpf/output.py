@@ -1,12 +1,25 @@
-"""Output: event lines to stdout, without the agent ever waiting for who reads them; used by `agent`."""
+"""Output: event lines to stdout, without the agent ever waiting for who reads them, and its own log to
+stderr; used by `agent` and `installation`.
+"""
 
 from __future__ import annotations
 
+import json
 import queue
+import sys
 import threading
-from typing import Final, TextIO
+import time
+from typing import Any, Final, TextIO
+
+from cloudtaser.ebpf.events import time_of_day
 
 MAX_LINES: Final = 16384
+
+
+def log(message: str, **fields: Any) -> None:
+    """One JSON line on stderr; stdout is for events."""
+    line = {"time": time_of_day(time.time_ns()), "program": "cloudtaser-ebpf", "message": message, **fields}
+    print(json.dumps(line), file=sys.stderr, flush=True)
 
 
 class Output:
