@@ -10,11 +10,13 @@ import hashlib
 import json
 import os
 import queue
+import shutil
 import subprocess
 import sys
 import threading
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,29 +31,47 @@ START_SECONDS = 240.0  # an emulated processor loads the programs in 3 s, a busy
 EVENT_SECONDS = 60.0
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """One processor only: the emulated machine's others might run what is attached to just now; see
+    `machine.died_of_emulation`.
+    """
+    switches = list(Path("/sys/devices/system/cpu").glob("cpu[1-9]/online"))
+    for switch in switches:
+        switch.write_text("0")
+    try:
+        yield
+    finally:
+        for switch in switches:
+            switch.write_text("1")
+
+
 class Agent:
     """One agent and its successors. `settings` are variables beside those that every run here has.
 
     Outside a VM it gets a socket of the test's own and no cgroup.
     """
 
-    runtime = Path("/usr/bin/nsenter")  # stands for a container runtime: it enters namespaces
+    runtime = Path("/usr/bin/nsenter")  # does of a container runtime's work only that it enters namespaces
 
-    def __init__(self, victim: Path, socket: str = SOCKET, cgroup: str = CGROUP, **settings: str) -> None:
-        digest = hashlib.sha256(victim.read_bytes()).hexdigest()
+    def __init__(self, *allowed: Path, socket: str = SOCKET, cgroup: str = CGROUP, **settings: str) -> None:
+        digests = (hashlib.sha256(program.read_bytes()).hexdigest() for program in allowed)
         self._socket, self._cgroup = socket, cgroup
         self._settings = {
             **os.environ,
             "NODE_NAME": "node-1",
             "HEALTH_LISTEN_ADDR": "127.0.0.1:0",
             "CLOUDTASER_AGENT_SOCKET": socket,
-            "ALLOWED_EXECUTABLES": f"sha256:{digest}",
+            "ALLOWED_EXECUTABLES": ",".join(f"sha256:{digest}" for digest in digests),
             **settings,
         }
         if cgroup:
             for folder in (RUNTIME_CGROUP, cgroup):
                 Path(folder).mkdir(parents=True, exist_ok=True)
-            self._settings |= {"RUNTIME_EXECUTABLES": str(self.runtime), "RUNTIME_CGROUPS": RUNTIME_CGROUP}
+            self._settings |= {
+                "RUNTIME_EXECUTABLES": f"{self.runtime},{shutil.which('runc') or ''}".rstrip(","),
+                "RUNTIME_CGROUPS": RUNTIME_CGROUP,
+            }
         Path(socket).parent.mkdir(exist_ok=True)
         self._lines: queue.Queue[str] = queue.Queue()
         self._address = ""
@@ -59,6 +79,10 @@ class Agent:
         self.process = self._start()
 
     def _start(self) -> subprocess.Popen[str]:
+        with alone() if self._cgroup else nullcontext():
+            return self._started()
+
+    def _started(self) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, "-c", START],
             stdin=subprocess.DEVNULL,

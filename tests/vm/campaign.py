@@ -54,6 +54,7 @@ class Campaign:
     def __init__(self, stage: Stage, version: tuple[int, int]) -> None:
         self._stage, self._version = stage, version
         self.rows: list[Row] = []
+        self._made: set[int] = set()  # victims of the scenario at hand
         self._watch: Watch | None = None
         self._agent = 0
         self._objects = scenarios.decoys()
@@ -65,6 +66,10 @@ class Campaign:
         """A victim that is registered if there is an agent."""
         victim = self._stage.victim(named=named)
         note_mapping(victim)
+        return self._protected(victim)
+
+    def _protected(self, victim: Victim) -> Victim:
+        self._made.add(victim.pid)
         if self._watch is not None:
             self._watch.protect(victim)
         return victim
@@ -106,6 +111,7 @@ class Campaign:
         stand_in = None if self._agent else scenarios.sleeper()
         agent = stand_in.pid if stand_in else self._agent
         scene = scenarios.Scene(self._stage, self.victim, self.new, agent, self._objects)
+        self._made = {self.victim.pid}
         if scenario.many:
             self.since()  # what is told of the victim from here on is about this
         outcome = scenarios.RUN[scenario.name](scene)
@@ -117,7 +123,7 @@ class Campaign:
             stand_in.wait()
         scenarios.restore()
         if scenario.many:
-            mine = [event for event in events if event["target"].get("pid") == self.victim.pid]
+            mine = [event for event in events if event["target"].get("pid") in self._made]
         else:
             mine = [event for event in events if event["source"]["pid"] == outcome.attacker]
         return _row(phase, scenario, Subject.HOST, True, outcome, mine)

@@ -18,6 +18,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.vm import container
 from tests.vm.agent import RUNTIME_CGROUP, SOCKET, Agent
 from tests.vm.attacks.table import Subject
 from tests.vm.campaign import Campaign
@@ -369,6 +370,14 @@ def _enter(program: Path, victim: Victim) -> str:
     return done.stdout + done.stderr
 
 
+def the_wrapper_in_a_container(ground: Ground) -> str:
+    """The payload registers in a pod of the real runtime; see `container`."""
+    programs = ground.stage.programs
+    return container.check(
+        programs.payload, programs.application, lambda pid: _readable(ground, pid, Subject.HOST)
+    )
+
+
 CHECKS: dict[str, Callable[[Ground], str]] = {
     check.__name__: check
     for check in (
@@ -392,6 +401,7 @@ CHECKS: dict[str, Callable[[Ground], str]] = {
         a_storm_of_children,
         a_storm_of_threads,
         a_runtime_enters,
+        the_wrapper_in_a_container,
         killed_and_started_again,
         upgraded,
     )

@@ -1,7 +1,7 @@
 """What runs in the VM: all attacks before the agent, past one that detects, past one that enforces; the
 report.
 
-`reports` starts it there, as `python -m tests.vm.inside ATTACK VICTIM MODULE quick|whole`.
+`reports` starts it there, as `python -m tests.vm.inside PROGRAMS… quick|whole`; `stage.Programs` in order.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class Run:
     """The phases, and the report as far as it is."""
 
     def __init__(self, programs: Programs, *, whole: bool) -> None:
-        self._victim, self._whole = programs.victim, whole
+        self._allowed = (programs.victim, programs.payload / "wrapper")
+        self._whole = whole
         self._stage = Stage(programs)
         release = os.uname().release
         major, minor = (int(part) for part in release.split(".")[:2])
@@ -51,7 +52,7 @@ class Run:
         self._say("an agent that detects")
         scenarios.SOCKET.unlink(missing_ok=True)
         self._others = scenarios.objects()
-        self.agent = Agent(self._victim, ENFORCE_MODE="detect", GLOBAL_POLICY="node")
+        self.agent = Agent(*self._allowed, ENFORCE_MODE="detect", GLOBAL_POLICY="node", POD_SOCKETS="true")
         if self._status("detect")["tier"] == "none":
             return
         self._guard(self.agent)
@@ -99,8 +100,8 @@ class Run:
 
 def main() -> int:
     """All phases."""
-    attack, victim, module, extent = sys.argv[1:]
-    run = Run(Programs(Path(attack), Path(victim), Path(module)), whole=extent == "whole")
+    *places, extent = sys.argv[1:]
+    run = Run(Programs(*map(Path, places)), whole=extent == "whole")
     try:
         run.before()
         run.detect()

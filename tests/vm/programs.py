@@ -17,7 +17,32 @@ FLAGS = ("-std=gnu17", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread")
 PARTS = {
     "attack": ("-static", "main.c", "proc.c", "trace.c", "reach.c", "node.c", "tamper.c"),
     "victim": ("victim.c",),  # dynamic, as applications are: ltrace needs it
+    "application": ("-static", "victim.c"),  # the same in a container that has no library
 }
+
+
+JAVA = """
+public class Idle {
+    public static void main(String[] given) throws Exception {
+        String secret = System.getenv("CANARY");
+        System.out.println("up");
+        while (System.in.read() >= 0);
+        System.out.println(secret);
+    }
+}
+"""
+
+
+def java_class() -> Path:
+    """A folder with the class `Idle`, which has the canary in its heap. Raises `CalledProcessError`."""
+    target = BUILT / f"java-{hashlib.sha256(JAVA.encode()).hexdigest()[:16]}"
+    if not target.exists():
+        scratch = BUILT / f".java-{os.getpid()}"
+        scratch.mkdir(parents=True)
+        (scratch / "Idle.java").write_text(JAVA)
+        subprocess.run(["javac", "-d", scratch, scratch / "Idle.java"], check=True, stdin=subprocess.DEVNULL)
+        scratch.rename(target)
+    return target
 
 
 def program(name: str) -> Path:

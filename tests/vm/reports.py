@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.integration.payload.built import build
 from tests.vm import kernels, machine, programs
 from tests.vm.machine import Boot
 
@@ -57,8 +58,34 @@ CASES = {
 
 
 @functools.cache
+def payload() -> Path:
+    """The wrapper's payload, as every image has it."""
+    target = programs.BUILT / "payload"
+    target.mkdir(parents=True, exist_ok=True)
+    return build(target)
+
+
 def report(name: str, *, whole: bool) -> dict[str, Any]:
-    """What `inside` found in that case; `whole` with the scenarios and checks."""
+    """What `inside` found in that case; `whole` with the scenarios and checks.
+
+    Raises `MachineError`, and the same one again at each further call: a machine is not started anew for
+    every test that reads its report.
+    """
+    found = _made(name, whole)
+    if isinstance(found, machine.MachineError):
+        raise found
+    return found
+
+
+@functools.cache
+def _made(name: str, whole: bool) -> dict[str, Any] | machine.MachineError:
+    try:
+        return _make(name, whole)
+    except machine.MachineError as problem:
+        return problem
+
+
+def _make(name: str, whole: bool) -> dict[str, Any]:
     case = CASES[name]
     kernel = kernels.kernel(case.kernel)
     module = next(file for file in kernel.modules if file.name == "overlay.ko")
@@ -67,13 +94,14 @@ def report(name: str, *, whole: bool) -> dict[str, Any]:
         [
             *(sys.executable, "-m", "tests.vm.inside"),
             *(str(programs.program("attack")), str(programs.program("victim")), str(module)),
+            *(str(programs.java_class()), str(payload()), str(programs.program("application"))),
             "whole" if whole else "quick",
         ],
         seconds=SECONDS,
         boot=case.boot,
     )
-    if "report.json" not in result.files:
-        raise machine.MachineError(f"no report from {name} (status {result.status}):\n{result.output}")
+    if result.status or "report.json" not in result.files:
+        raise machine.MachineError(f"no whole report from {name} (status {result.status}):\n{result.output}")
     found: dict[str, Any] = json.loads(result.files["report.json"])
     KEPT.mkdir(parents=True, exist_ok=True)
     (KEPT / f"{name}.json").write_text(json.dumps(found))

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.vm.attacks.table import Subject
-from tests.vm.stage import CANARY, CORES, Stage
+from tests.vm.stage import CANARY, CORES, SCRATCH, Stage
 from tests.vm.subjects import Outcome, Victim
 
 PINS = Path("/sys/fs/bpf/cloudtaser")
@@ -26,7 +26,18 @@ SOCKET = Path("/run/cloudtaser/agent.sock")
 BPF = 321  # the system call, on x86-64
 NEXT_ID = {"prog": 11, "map": 12, "link": 31}  # commands of bpf(2)
 GET_FD_BY_ID = 14  # of a map
-TOOL_SECONDS = 90
+TOOL_SECONDS = 180
+JVM = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx32m", "-Xshare:auto")
+PYTHON = """
+import os
+def main():
+    secret = os.environ["CANARY"]
+    os.write(1, b"up\\n")
+    while os.read(0, 4096):
+        pass
+    return secret
+main()
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +128,40 @@ def ltrace(scene: Scene) -> Outcome:
     return Outcome(outcome.attacker, done, outcome.text, outcome.status)
 
 
+def _become(victim: Victim, *program: str) -> None:
+    victim.tell(f"become {' '.join(program)}")
+    said = victim.hear()
+    if said != "up":
+        raise RuntimeError(f"{program[0]} did not start: {said}")
+
+
+def jcmd(scene: Scene) -> Outcome:
+    """A JVM is asked for its heap, by its own tools."""
+    victim = scene.spare()
+    _become(victim, shutil.which("java") or "java", *JVM, "-cp", str(scene.stage.programs.java), "Idle")
+    dump = CORES / f"heap.{victim.pid}"
+    outcome = _tool(
+        ["jcmd", *(f"-J{flag}" for flag in JVM), str(victim.pid), "GC.heap_dump", str(dump)], "created"
+    )
+    found = dump.exists() and CANARY.encode() in dump.read_bytes()
+    victim.close()
+    dump.unlink(missing_ok=True)
+    return Outcome(outcome.attacker, found, CANARY if found else outcome.text, outcome.status)
+
+
+def py_spy(scene: Scene) -> Outcome:
+    """A Python program's variables are shown."""
+    victim = scene.spare()
+    program = SCRATCH / "idle.py"
+    program.write_text(PYTHON)
+    _become(victim, "/usr/bin/python3", "-I", "-S", str(program))
+    outcome = _tool(
+        [str(Path(sys.executable).with_name("py-spy")), "dump", "--locals", "--pid", str(victim.pid)], CANARY
+    )
+    victim.close()
+    return outcome
+
+
 def _by_crew(name: str, extra: Callable[[Scene], str]) -> Callable[[Scene], Outcome]:
     def run(scene: Scene) -> Outcome:
         return scene.stage.host.attack(name, Subject.HOST, scene.agent, extra(scene))
@@ -156,6 +201,8 @@ RUN: dict[str, Callable[[Scene], Outcome]] = {
     "gcore": gcore,
     "strace": strace,
     "ltrace": ltrace,
+    "jcmd": jcmd,
+    "py-spy": py_spy,
     "map-by-id": _by_crew("map-by-id", lambda scene: str(scene.objects["map"])),
     "prog-by-id": _by_crew("prog-by-id", lambda scene: str(scene.objects["prog"])),
     "link-by-id": _by_crew("link-by-id", lambda scene: str(scene.objects["link"])),

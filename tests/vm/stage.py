@@ -27,11 +27,15 @@ PROGRAMS = SCRATCH / "programs"
 
 @dataclass(frozen=True, slots=True)
 class Programs:
-    """Where the compiled programs and a loadable module lie."""
+    """Where the compiled programs, a loadable module, a Java class, the wrapper's payload and the victim as a
+    static program lie."""
 
     attack: Path
     victim: Path
     module: Path
+    java: Path
+    payload: Path
+    application: Path
 
 
 class Stage:

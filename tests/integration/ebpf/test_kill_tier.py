@@ -68,7 +68,9 @@ class Ground:
     def __init__(self, folder: Path, **settings: str) -> None:
         folder.chmod(0o755)  # for the victim, another user
         attack, self.program = programs.program("attack"), programs.program("victim")
-        self.agent = Agent(self.program, str(folder / "agent.sock"), "", EBPF_PIN_PATH="off", **settings)
+        self.agent = Agent(
+            self.program, socket=str(folder / "agent.sock"), cgroup="", EBPF_PIN_PATH="off", **settings
+        )
         self.host, self.pod = Crew(attack, pod=False), Crew(attack, pod=True)
         self.status = self.agent.status()
         self.victim, self.sentinel = self.new(), self.new()

@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -12,6 +13,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -367,6 +369,63 @@ static void shared_files(const struct target *t)
 	failed("no descriptor has it");
 }
 
+/* A second thread of the opener tries the descriptor all the while, and writes into memory that outlives both. */
+struct race {
+	volatile int ready;
+	int number;
+	volatile long first, last; /* ns, when it read something */
+};
+
+static long nanoseconds(void)
+{
+	struct timespec time;
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return time.tv_sec * 1000000000L + time.tv_nsec;
+}
+
+static void *snatch(void *told)
+{
+	struct race *race = told;
+	char byte;
+	for (;;) {
+		if (pread(race->number, &byte, 1, 0) == 1) {
+			race->last = nanoseconds();
+			if (!race->first)
+				race->first = race->last;
+		}
+		race->ready = 1;
+	}
+	return NULL;
+}
+
+/* The evidence: for how many ns the other thread had the file. */
+static void window(const struct target *t)
+{
+	char text[32];
+	struct race *race = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (race == MAP_FAILED)
+		failed("mmap");
+	pid_t both = fork();
+	if (!both) {
+		pthread_t thread;
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		race->number = dup(0);
+		close(race->number); /* the next to be given */
+		if (pthread_create(&thread, NULL, snatch, race))
+			_exit(1);
+		while (!race->ready)
+			;
+		opened(t, "environ");
+		_exit(0);
+	}
+	waitpid(both, NULL, 0);
+	errno = ENODATA;
+	if (!race->first)
+		failed("nothing was read");
+	snprintf(text, sizeof text, "%ld", race->last - race->first);
+	succeeded_with(text);
+}
+
 const struct attack proc_attacks[] = {
 	{"environ", environ_}, {"mem", mem}, {"mem-write", mem_write}, {"maps", maps}, {"smaps", smaps},
 	{"smaps_rollup", smaps_rollup}, {"numa_maps", numa_maps}, {"pagemap", pagemap}, {"auxv", auxv}, {"stack", stack},
@@ -377,5 +436,5 @@ const struct attack proc_attacks[] = {
 	{"exe-link", exe_link}, {"exe-open", exe_open}, {"cwd-link", cwd_link}, {"root-link", root_link},
 	{"root-walk", root_walk}, {"ns-link", ns_link}, {"ns-open", ns_open}, {"environ-loop", environ_loop},
 	{"scan-loop", scan_loop}, {"guess-loop", guess_loop}, {"flood", flood}, {"shared-readv", shared_readv},
-	{"shared-files", shared_files}, {0},
+	{"shared-files", shared_files}, {"window", window}, {0},
 };

@@ -139,6 +139,7 @@ ATTACKS = (
     Attack(40, "kallsyms", EPERM, node=True),
     Attack(40, "sysrq", EPERM, by=ROOT, node=True),
     Attack(40, "renamed-mem", EPERM, by=ROOT, extra="memory device", node=True),
+    Attack(41, "fanotify", EPERM, by=ROOT, extra="program", node=True),
     Attack(42, "userns", EPERM, node=True),
 )
 
@@ -170,6 +171,8 @@ SCENARIOS = (
     Scenario(34, "gcore", evidence=CANARY, many=True),
     Scenario(34, "strace", many=True),
     Scenario(34, "ltrace", many=True),
+    Scenario(34, "jcmd", ("none",), CANARY, many=True),
+    Scenario(34, "py-spy", evidence=CANARY, many=True),
     Scenario(35, "map-by-id"),
     Scenario(35, "prog-by-id"),
     Scenario(35, "link-by-id"),
@@ -188,7 +191,7 @@ SCENARIOS = (
 
 # vectors that no attack can show: what stands in its place
 ELSEWHERE = {
-    41: "checks: a traced or supervised process is not registered",
+    41: "besides fanotify, checks: a process traced, supervised or with a userfaultfd is not registered",
     45: "not built: the agent must say that it is not here",
     46: "asked of the pod and reported by the command line, not the kernel",
 }

@@ -11,6 +11,7 @@
  *   storm COUNT       as many children, one after the other, each gone at once; how many there were
  *   threads COUNT     as many threads, likewise
  *   exec              itself anew; the first line again
+ *   become PROGRAM .. another program with these arguments, the canary in its environment; what it says first
  *   send              sends the secret over a socket; the error's name or 0
  *   gone              nothing (the child of `fork` answers nothing either)
  *   abort             dumps core
@@ -136,7 +137,7 @@ int main(void)
 	snprintf(text, sizeof text, "%d %d %lx %zu %d", getpid(), tid, (unsigned long)copy, length, file);
 	answer(text);
 	for (;;) {
-		char line[256];
+		char line[1024];
 		size_t got = 0;
 		while (got < sizeof line - 1) {
 			ssize_t one = read(0, line + got, 1);
@@ -199,6 +200,12 @@ int main(void)
 			answer(text);
 		} else if (!strcmp(line, "exec")) {
 			execl("/proc/self/exe", "victim", NULL);
+			answer_errno(1);
+		} else if (!strncmp(line, "become ", 7)) {
+			char *arguments[32] = {strtok(line + 7, " ")};
+			for (int number = 1; number < 31 && (arguments[number] = strtok(NULL, " ")); number++)
+				;
+			execv(arguments[0], arguments);
 			answer_errno(1);
 		} else if (!strcmp(line, "send")) {
 			int pair[2];

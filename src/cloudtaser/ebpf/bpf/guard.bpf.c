@@ -92,6 +92,7 @@ HOOK(task_alloc, security_task_alloc, on_task(task), struct task_struct *task, u
 HOOK(userns_create, security_create_user_ns, refuse_subject(V_USER_NAMESPACES, 0, 0), const struct cred *cred)
 HOOK(locked_down, security_locked_down, on_lockdown(reason), unsigned int reason)
 HOOK(sb_umount, security_sb_umount, on_unmount(mount), struct vfsmount *mount, int flags)
+HOOK(path_notify, security_path_notify, on_watch(mask), const struct path *path, __u64 mask, unsigned int kind)
 HOOK(inode_unlink, security_inode_unlink, on_removal(directory, dentry), struct inode *directory, struct dentry *dentry)
 HOOK(inode_rmdir, security_inode_rmdir, on_removal(directory, dentry), struct inode *directory, struct dentry *dentry)
 

@@ -36,6 +36,7 @@ enum vector {
 	V_MODULES = 38,
 	V_KEXEC = 39,
 	V_KERNEL_MEMORY = 40,
+	V_WATCHERS = 41,
 	V_USER_NAMESPACES = 42,
 	V_AGENT = 43,
 	V_CGROUP = 44,

@@ -98,6 +98,16 @@ static __always_inline int on_foreign_program(__u32 type)
 	return refuse_subject(V_FOREIGN_BPF, type, 0);
 }
 
+/* FAN_OPEN_PERM, FAN_ACCESS_PERM, FAN_OPEN_EXEC_PERM, FAN_PRE_ACCESS: whoever is asked holds up who opens or reads */
+#define PERMISSION_EVENTS 0x170000ULL
+
+static __always_inline int on_watch(__u64 mask)
+{
+	if (!(mask & PERMISSION_EVENTS))
+		return 0;
+	return refuse_subject(V_WATCHERS, mask, 0);
+}
+
 static __always_inline int on_kernel_file(__u32 id)
 {
 	if (id == bpf_core_enum_value(enum kernel_read_file_id, READING_MODULE))
