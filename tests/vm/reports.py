@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,9 @@ CASES = {
 
 @functools.cache
 def payload() -> Path:
-    """The wrapper's payload, as every image has it."""
+    """The wrapper's payload, as every image has it: built, or the one that CLOUDTASER_TEST_WRAPPER is of."""
+    if given := os.environ.get("CLOUDTASER_TEST_WRAPPER"):
+        return Path(given).parent
     target = programs.BUILT / "payload"
     target.mkdir(parents=True, exist_ok=True)
     return build(target)
