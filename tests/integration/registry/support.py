@@ -77,6 +77,7 @@ class Resolving:
         granted: tuple[str, ...] = (),
         bounds: Bounds | None = None,
         proxies: Proxies = DIRECT,
+        environment: Mapping[str, str] | None = None,
         **settings: Any,
     ) -> None:
         known = {rule.host for rule in rules}
@@ -101,6 +102,7 @@ class Resolving:
             RegistryMetrics(self.registry),
             read_secret=self.secrets.get,
             proxies=proxies,
+            environment=environment or {},
             clock=self.clock,
             platform=AMD64,
         )

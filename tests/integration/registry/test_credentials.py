@@ -246,6 +246,21 @@ async def test_a_refused_identity_token_is_a_refusal(tokened: RegistryServer, to
         assert "canary" not in caught.value.diagnostic()
 
 
+async def test_a_pull_secret_is_read_again_after_half_a_minute(passwords: RegistryServer) -> None:
+    await passwords.push("team/app:1", configuration(["/private"]))
+    image = f"{passwords.host}/team/app:1"
+    async with Resolving(passwords, granted=("shop/r",)) as resolve:
+        resolve.secrets.add("shop", "r", docker_config(passwords.host, WRONG))
+        for _ in range(3):
+            with pytest.raises(ImageForbiddenError):
+                await resolve(image, "r")
+        assert resolve.secrets.read == [("shop", "r")]
+        resolve.secrets.add("shop", "r", docker_config(passwords.host, ALICE))
+        resolve.clock.now += 31
+        assert (await resolve(image, "r")).entrypoint == ("/private",)
+        assert resolve.secrets.read == [("shop", "r")] * 2
+
+
 async def test_many_who_want_one_image_make_one_request(passwords: RegistryServer) -> None:
     await passwords.push("team/app:1", configuration(["/private"]))
     async with Resolving(passwords, granted=("shop/r",)) as resolve:

@@ -29,6 +29,7 @@ def test_every_value_reaches_the_operator() -> None:
     objects, settings = written(
         pullSecrets=[{"namespace": "shop", "name": "regcred"}],
         dockerConfigSecret="own",
+        cloudIdentity="aws",
         dockerConfigNamespaces=["shop"],
         networks=["10.0.0.0/8"],
         ca="PEM",
@@ -47,7 +48,7 @@ def test_every_value_reaches_the_operator() -> None:
     assert settings.pull_secrets == {("shop", "regcred")}
     assert settings.docker_config == "/etc/cloudtaser-registry/config.json"
     assert settings.docker_config_namespaces == {"shop"}
-    assert (settings.ca, settings.bounds.timeout) == ("PEM", 5)
+    assert (settings.ca, settings.bounds.timeout, settings.cloud_identity) == ("PEM", 5, "aws")
     (rule,) = settings.rules
     assert (rule.host, rule.mirrors, rule.ca) == ("docker.io", ("https://mirror.example.com/hub",), "PEM 2")
     assert rule.realms == {"auth.example.com"}
@@ -60,6 +61,17 @@ def test_every_value_reaches_the_operator() -> None:
         if any(mount["name"] == "registry" for mount in container["volumeMounts"])
     ]
     assert holders == ["manager"]
+
+
+def test_a_cloud_is_told_by_annotations_of_the_operators_account_alone() -> None:
+    annotations = {"eks.amazonaws.com/role-arn": "arn:aws:iam::123456789012:role/operator"}
+    objects = render(beacon(serviceAccountAnnotations=annotations))
+    having = [
+        one["metadata"]["name"]
+        for one in objects
+        if annotations.items() <= one["metadata"].get("annotations", {}).items()
+    ]
+    assert having == ["cloudtaser-operator"]
 
 
 def test_each_granted_secret_gets_a_role_for_get_on_that_one_name() -> None:
@@ -77,6 +89,7 @@ def test_each_granted_secret_gets_a_role_for_get_on_that_one_name() -> None:
     "registry",
     [
         {"insecure": ["x"]},
+        {"cloudIdentity": "other"},
         {"registries": [{"mirrors": []}]},
         {"registries": [{"host": "h", "insecure": True}]},
         {"pullSecrets": ["shop/regcred"]},

@@ -8,14 +8,17 @@ says which digest a tag has, and is proved again from time to time (a HEAD, as a
 from __future__ import annotations
 
 import asyncio
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Self
 
 from cloudtaser.kube.registry.auth import Authority
 from cloudtaser.kube.registry.cache import BusyError, Cache, Flights
 from cloudtaser.kube.registry.client import Client
+from cloudtaser.kube.registry.cloud import CloudIdentity
+from cloudtaser.kube.registry.clouds import make_cloud
 from cloudtaser.kube.registry.credentials import Credential, Entry, distinct, matching
 from cloudtaser.kube.registry.errors import (
     ImageError,
@@ -90,9 +93,11 @@ class ImageResolver:
         proxies: Proxies = DIRECT,
         platform: Platform | None = None,
         clock: Callable[[], float] = time.monotonic,
+        environment: Mapping[str, str] = os.environ,
     ) -> None:
         """`read_secret` gets one Secret's JSON from the API server; None where no pull secret is granted.
-        `platform` is the one to assume where a pod does not say. ConfigError for what cannot be used."""
+        `platform` is the one to assume where a pod does not say; in `environment` a cloud leaves word of our
+        identity there. ConfigError for what cannot be used."""
         bounds = self._bounds = settings.bounds
         self._metrics = metrics
         self._clock = clock
@@ -105,6 +110,8 @@ class ImageResolver:
             seconds=bounds.secret_seconds,
             clock=clock,
         )
+        cloud, self._services = make_cloud(settings, environment, proxies)
+        self._cloud = CloudIdentity(cloud, settings.docker_config_namespaces, clock=clock)
         self._transport = Transport(self._rules, bounds, ca=settings.ca, proxies=proxies)
         self._client = Client(
             self._transport,
@@ -127,6 +134,9 @@ class ImageResolver:
         """End what is under way and close all connections."""
         await self._flights.close()
         await self._secrets.close()
+        await self._cloud.close()
+        if self._services is not None:
+            await self._services.close()
         await self._transport.close()
 
     async def resolve(self, request: ImageRequest) -> ImageConfig:
@@ -158,7 +168,7 @@ class ImageResolver:
         first: ImageError | None = None
         for endpoint in self._rules.endpoints(reference):
             first = None
-            for credential in self._credentials(endpoint, entries, request.namespace):
+            for credential in await self._credentials(endpoint, entries, request.namespace, problems):
                 question = _Question(
                     endpoint,
                     reference.selector,
@@ -186,12 +196,20 @@ class ImageResolver:
                 problems.append(secret.problem)
         return entries, problems
 
-    def _credentials(
-        self, endpoint: Endpoint, entries: list[Entry], namespace: str
+    async def _credentials(
+        self, endpoint: Endpoint, entries: list[Entry], namespace: str, problems: list[str]
     ) -> list[Credential | None]:
         """In the kubelet's order: the pod's, then ours; and as nobody in the end."""
-        own = self._own.entries(namespace)
-        return [*distinct((*matching(entries, endpoint.name), *matching(own, endpoint.name))), None]
+        found = [
+            *matching(entries, endpoint.name),
+            *matching(self._own.entries(namespace), endpoint.name),
+        ]
+        cloud = await self._cloud.credential(endpoint.host, namespace)
+        if isinstance(cloud, Credential):
+            found.append(cloud)
+        elif cloud is not None:
+            problems.append(cloud)
+        return [*distinct(found), None]
 
     async def _answer(self, question: _Question, namespace: str) -> tuple[ImageConfig, str]:
         key = question.key

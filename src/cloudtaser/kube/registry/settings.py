@@ -17,6 +17,7 @@ from cloudtaser.net.addresses import Network, parse_network
 
 MAX_FILE: Final = 1024 * 1024
 MAX_RULES: Final = 256
+CLOUDS: Final = ("aws", "google", "azure")
 MAX_SECRETS: Final = 4096
 _PREFIX: Final = "operator.registry"
 _FIX: Final = "see docs/registry.md"
@@ -59,7 +60,9 @@ class RegistrySettings:
     docker_config: str = ""
     """File with the operator's own credentials."""
     docker_config_namespaces: frozenset[str] = frozenset(("*",))
-    """Whose pods may profit from them."""
+    """Whose pods may profit from them, and from the cloud's."""
+    cloud_identity: str = ""
+    """`aws`, `google` or `azure`, whose identity the operator's pod has."""
     bounds: Bounds = field(default_factory=Bounds)
 
     def make_rules(self) -> Rules:
@@ -100,6 +103,7 @@ def parse_settings(data: bytes, *, source: str) -> RegistrySettings:
         ),
         docker_config=reader.text("dockerConfigFile"),
         docker_config_namespaces=frozenset(reader.texts("dockerConfigNamespaces", ("*",))),
+        cloud_identity=reader.one_of("cloudIdentity", CLOUDS),
         bounds=Bounds(timeout=reader.seconds("timeoutSeconds", Bounds().timeout)),
     )
     reader.finish()
@@ -162,6 +166,12 @@ class _Reader:
             raise self.error(key, "is no list of objects")
         if len(value) > most:
             raise self.error(key, f"has more than {most} entries")
+        return value
+
+    def one_of(self, key: str, words: tuple[str, ...]) -> str:
+        value = self.text(key)
+        if value and value not in words:
+            raise self.error(key, f"is none of {', '.join(words)}")
         return value
 
     def flag(self, key: str) -> bool:

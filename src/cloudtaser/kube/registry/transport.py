@@ -152,6 +152,7 @@ class Transport:
         limit: int,
         follow: bool = True,
         form: Mapping[str, str] | None = None,
+        data: bytes | None = None,
     ) -> Answer:
         """One request; of a body at most `limit` bytes. `Authorization` goes to the first host only."""
         first: str | None = None
@@ -159,7 +160,9 @@ class Transport:
         for _ in range(MAX_REDIRECTS + 1):
             url, host, rule = self.checked(text)
             first = first or host
-            answer, location = await self._once(method, url, host, rule, sent, limit, form)
+            answer, location = await self._once(
+                method, url, host, rule, sent, limit, form if data is None else data
+            )
             if answer.status not in _REDIRECTS or not follow:
                 return Answer(
                     answer.status, answer.headers, answer.challenges, answer.body, moved=host != first
@@ -194,17 +197,17 @@ class Transport:
         rule: Rule,
         headers: Mapping[str, str],
         limit: int,
-        form: Mapping[str, str] | None,
+        body: Mapping[str, str] | bytes | None,
     ) -> tuple[Answer, str]:
         try:
             async with self._session(url, rule).request(
-                method, url, headers=headers, data=form, allow_redirects=False
+                method, url, headers=headers, data=body, allow_redirects=False
             ) as response:
                 status = response.status
-                body = b"" if method == "HEAD" else await self._body(response, limit, host)
+                content = b"" if method == "HEAD" else await self._body(response, limit, host)
                 challenges = tuple(response.headers.getall("WWW-Authenticate", ()))
                 kept = {name.lower(): value for name, value in response.headers.items()}
-                return Answer(status, kept, challenges, body), response.headers.get("Location", "")
+                return Answer(status, kept, challenges, content), response.headers.get("Location", "")
         except (aiohttp.ClientConnectorCertificateError, UntrustedError) as error:
             raise RegistryUnreachableError(
                 "the registry's certificate is not trusted",

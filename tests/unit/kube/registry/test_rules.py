@@ -160,6 +160,7 @@ def test_no_settings_are_the_defaults() -> None:
         ({"pullSecrets": [{"name": "regcred"}]}, r"pullSecrets\[0\].namespace is missing"),
         ({"pullSecrets": [{"namespace": "shop", "name": "r", "key": "k"}]}, "key is not known"),
         ({"networks": ["10.0.0.1/8"]}, "'10.0.0.1/8' is no network"),
+        ({"cloudIdentity": "other"}, "cloudIdentity is none of aws, google, azure"),
         ({"timeoutSeconds": 0}, "timeoutSeconds is no number of seconds"),
         ({"timeoutSeconds": True}, "timeoutSeconds is no number of seconds"),
         ({"registries": [{}]}, r"registries\[0\].host is missing"),
