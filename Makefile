@@ -12,7 +12,7 @@ WRAPPER_TESTS := $(wildcard tests/integration/test_wrapper_*.py) tests/integrati
 
 .PHONY: help
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 .PHONY: demo
 demo: ## the whole chain on this machine (DEMO_ARGS=--keep leaves it running)

@@ -20,11 +20,29 @@ from cloudtaser.demo.openbao import OpenBaoServer
 from cloudtaser.version import VERSION
 from tests.integration.payload.built import ROOT, build
 from tests.integration.payload.test_containers import server  # noqa: F401  # a fixture
+from tests.unit.wrapper.test_interposer import SECRET, segment
+from tests.unit.wrapper.test_interposer import start as start_with_segment
 
 # from nothing it takes as long as the one for this machine, and musl before it
 pytestmark = [pytest.mark.arm64, pytest.mark.timeout(1800)]
 EMULATOR = "qemu-aarch64-static"
 PATIENCE = 120.0
+COMPILER = "aarch64-linux-gnu-gcc"
+SYSTEM = "/usr/aarch64-linux-gnu"  # where that compiler's C library lies
+SHOW = """
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+extern char **environ;
+int main(void) {
+    puts(getenv("SECRET"));
+    for (char **at = environ; *at; at++)
+        if (strncmp(*at, "SECRET=", 7) == 0)
+            puts(*at);
+    puts(getenv("CLOUDTASER_SEGMENT") ? "left" : "gone");
+    return 0;
+}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +117,15 @@ def test_a_secret_comes_over_tls(arm64: Path, server: OpenBaoServer) -> None:  #
     assert (code, output) == (0, b'pa"ss\\word\n'), errors
     events = [json.loads(line)["event"] for line in errors.splitlines()]
     assert "secrets loaded" in events
+
+
+def test_its_interposer_gives_a_program_the_secrets_of_a_segment(arm64: Path, tmp_path: Path) -> None:
+    source, program = tmp_path / "show.c", tmp_path / "show"
+    source.write_text(SHOW)
+    subprocess.run([COMPILER, str(source), "-o", str(program)], check=True)
+    emulator = [] if platform.machine() == "aarch64" else [str(shutil.which(EMULATOR)), "-L", SYSTEM]
+    done = start_with_segment(
+        [*emulator, program], segment(), preload=str(arm64 / "libcloudtaser.so"), secret=False
+    )
+    secret = SECRET.decode()
+    assert done.stdout.splitlines() == [secret, f"SECRET={secret}", "gone"], done.stderr

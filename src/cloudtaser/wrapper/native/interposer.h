@@ -17,6 +17,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#if defined(__aarch64__) && !defined(__clang__)
+#pragma GCC target("no-outline-atomics") /* which are functions of gcc's own library, and nothing is linked here */
+#endif
+
 #define EXPORTED __attribute__((visibility("default")))
 #define LONGEST_PATH 4096
 
