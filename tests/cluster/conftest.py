@@ -18,6 +18,7 @@ from tests.cluster.control_plane import ControlPlane
 from tests.cluster.europe import Europe
 from tests.cluster.installation import Installation
 from tests.cluster.node import Cluster
+from tests.cluster.operator_world import OperatorWorld
 from tests.cluster.shop import SHOW, Images, Shop
 
 
@@ -33,6 +34,17 @@ async def resources(control_plane: ControlPlane) -> ControlPlane:
     """The control plane, with our custom resources."""
     await custom_resources.install(control_plane)
     return control_plane
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def operator_world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[OperatorWorld]:
+    """The operator's programs without a node: one replica, which got in from nothing but the beacon's
+    address, and in which more may be started."""
+    async with OperatorWorld(tmp_path_factory.mktemp("operator")) as world:
+        first = world.replica()
+        await first.start()
+        await first.up()
+        yield world
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

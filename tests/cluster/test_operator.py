@@ -27,14 +27,10 @@ STRICT = "strict"
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[OperatorWorld]:
-    """One replica, which got in from nothing but the beacon's address."""
-    async with OperatorWorld(tmp_path_factory.mktemp("operator")) as world:
-        first = world.replica()
-        await first.start()
-        await first.up()
-        await namespace(world.plane, STRICT, {"cloudtaser.io/enforce": "required"})
-        yield world
+async def world(operator_world: OperatorWorld) -> OperatorWorld:
+    """One replica, and a namespace in which it has to do its work."""
+    await namespace(operator_world.plane, STRICT, {"cloudtaser.io/enforce": "required"})
+    return operator_world
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

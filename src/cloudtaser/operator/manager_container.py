@@ -42,6 +42,7 @@ from cloudtaser.operator.tokens.kube import KubeCluster
 from cloudtaser.operator.tokens.method import Settings as TokenSettings
 from cloudtaser.operator.tokens.method import TokenMethod
 from cloudtaser.operator.webhook.settings import WebhookSettings
+from cloudtaser.operator.workload_events import WorkloadEvents
 from cloudtaser.version import VERSION
 
 NOTICE_SECONDS: Final = 5.0
@@ -69,7 +70,8 @@ class ManagerContainer:
             self.identity,
             seconds=config.lease_seconds,
         )
-        self.events = EventRecorder(self.kube, instance=config.id)
+        self._recorder = EventRecorder(self.kube, instance=config.id)
+        self.events = WorkloadEvents(self._recorder, self.kube)
         self.leadership.on_change = lambda held: self.metrics.leader.set(float(held))
         self.routes = (
             RemoteRoutes(str(Path(config.sockets) / BROKER_SOCKET), config.broker_uid)
@@ -181,6 +183,7 @@ class ManagerContainer:
             self._run(self.routes.run())
             self._run(KeyWatch(manager.jwks, self.routes.keys_changed).run())
             self._run(self._watch_trust(manager))
+        self._run(self._recorder.run(stop))
         self._run(self.events.run(stop))
         await self._start_admission(fingerprint, manager, stop)
         await self._start_tokens(fingerprint, manager)
