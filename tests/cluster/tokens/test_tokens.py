@@ -3,9 +3,6 @@ are for, brought, renewed, and taken back, whoever is killed when."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-
 import pytest
 
 from cloudtaser.errors import CloudtaserError
@@ -14,25 +11,10 @@ from cloudtaser.openbao.client import OpenBao
 from cloudtaser.wire import names
 from tests.chain_tools import eventually
 from tests.cluster.tokens.stand_in_node import StandInNode, Wrapper
+from tests.cluster.tokens.unsealing import unseal
 from tests.cluster.tokens.world import PATIENCE, SHOP, Replica, TokenWorld
 
 pytestmark = [pytest.mark.cluster, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
-
-
-async def unseal(world: TokenWorld, node: StandInNode, wrapper: Wrapper, replica: Replica) -> None:
-    """Announce as a wrapper does, again and again, until the token has come and the pod says so."""
-    jwt = await world.jwt(wrapper.pod)
-
-    async def arrived() -> bool:
-        if wrapper.token is None:
-            with contextlib.suppress(CloudtaserError):
-                await node.announce(wrapper, jwt, replica.unseal_port)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1.0):
-                    await wrapper.unsealed.wait()
-        return wrapper.token is not None and f"{wrapper.container}=" in await world.annotation(wrapper.pod)
-
-    await eventually(arrived, f"{wrapper.pod.name} is unsealed", timeout=PATIENCE)
 
 
 async def works(world: TokenWorld, wrapper: Wrapper) -> bool:

@@ -28,7 +28,7 @@ from cloudtaser.kube.kinds import PODS
 from cloudtaser.kube.objects import BoundPod
 from cloudtaser.kube.transport import Json
 from cloudtaser.openbao.client import OpenBao
-from cloudtaser.openbao.errors import OpenBaoError
+from cloudtaser.openbao.errors import NotFoundError, OpenBaoError
 from cloudtaser.openbao.grants import allow
 from cloudtaser.operator.tokens.ledger import NAMES, Entry, parse
 from cloudtaser.wire import names
@@ -283,11 +283,18 @@ class TokenWorld:
         maps = [await self.kube.get_config_map(names.SYSTEM_NAMESPACE, name) for name in NAMES]
         return [entry for found in maps if found is not None for entry in parse(found.data)]
 
+    async def accessors(self) -> set[str]:
+        """Of every token in the cluster's space."""
+        try:
+            listed = await self.admin.request("LIST", "auth/token/accessors")
+        except NotFoundError:  # so it says that there is none
+            return set()
+        return set(listed["data"]["keys"])
+
     async def tokens(self) -> dict[str, Json]:
         """Every pod's token that OpenBao knows, by accessor: what it says of each."""
-        listed = await self.admin.request("LIST", "auth/token/accessors")
         found: dict[str, Json] = {}
-        for accessor in listed["data"]["keys"]:
+        for accessor in await self.accessors():
             with contextlib.suppress(OpenBaoError):  # it has just ended
                 body = {"accessor": accessor}
                 said = await self.admin.request("POST", "auth/token/lookup-accessor", body=body)

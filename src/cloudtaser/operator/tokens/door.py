@@ -239,14 +239,12 @@ class _Guest(asyncio.Protocol):
             self._act(event)
 
     def _act(self, event: RequestHead | Body | End) -> None:
-        if self._done:
+        if self._done or self._task is not None:  # there is no second request
             return
         if isinstance(event, RequestHead):
             self._begin(event)
         elif isinstance(event, Body):
             self._body += event.data
-            if len(self._body) > MAX_BODY:  # one without a length
-                self._answer(Verdict(413, "malformed"))
         elif isinstance(event, End):
             self._whole()
 
