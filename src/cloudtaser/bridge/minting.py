@@ -1,8 +1,9 @@
-"""Minting: for which policies the operator may have a pod's token made.
+"""Minting: for which policies the operator may have a pod's token made, and whose such a token is.
 
-Used by `calls` for requests at the token role of pods. The role lets any name that begins like a grant's
-through, and OpenBao makes a token for a policy that does not exist with a mere warning: so what is asked for
-is narrowed here to what an administrator granted, as it is recorded. Pure.
+Used by `calls` for requests at the token role of pods, by `response` for what OpenBao says of a token. The
+role lets any name that begins like a grant's through, and OpenBao makes a token for a policy that does not
+exist with a mere warning: so what is asked for is narrowed here to what an administrator granted, as it is
+recorded. Pure.
 """
 
 from __future__ import annotations
@@ -11,10 +12,16 @@ from collections.abc import Container
 from typing import Any, Final
 
 from cloudtaser.bridge.refusal import RequestRefused
+from cloudtaser.bridge.tokens import PodIdentity
+from cloudtaser.errors import ProtocolError
 from cloudtaser.openbao.layout import POD_POLICY_PREFIX, POD_TOKEN_ROLE
+from cloudtaser.wire.strict_json import parse_object
 
 PATH: Final = f"auth/token/create/{POD_TOKEN_ROLE}"
+_CREATED: Final = "auth/token/create/"
+_META: Final = ("namespace", "serviceaccount", "pod", "pod_uid")
 _MOST: Final = 16
+_MAX_ANSWER: Final = 64 * 1024
 
 
 def narrow(
@@ -39,3 +46,22 @@ def narrow(
             "no_grant",
         )
     return {**fields, "policies": recorded}
+
+
+def holder(lookup: bytes, now: float) -> PodIdentity | None:
+    """Whom a token was minted for, by OpenBao's answer to its look at itself, which every unsealed wrapper
+    takes; None for a token of a login, whose holder said who it is."""
+    try:
+        data = parse_object(lookup, what="a token's data", limit=_MAX_ANSWER).get("data")
+    except ProtocolError:
+        return None
+    data = data if isinstance(data, dict) else {}
+    meta = data.get("meta")
+    if not str(data.get("path")).startswith(_CREATED) or not isinstance(meta, dict):
+        return None
+    namespace, account, pod, uid = (str(meta.get(name) or "") for name in _META)
+    if not (namespace and account and pod and uid):
+        return None
+    ttl = data.get("ttl")
+    ends = now + float(ttl if isinstance(ttl, int) else 0)
+    return PodIdentity(namespace, account, pod, uid, f"system:serviceaccount:{namespace}:{account}", ends, "")

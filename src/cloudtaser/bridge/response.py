@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from cloudtaser.bridge import answers, login, mounted, seating
+from cloudtaser.bridge import answers, login, minting, mounted, seating
 from cloudtaser.bridge.holders import Holder
 from cloudtaser.bridge.reads import hands_out
 from cloudtaser.bridge.verdict import READS, Allowed, Kind
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cloudtaser.bridge.tokens import PodIdentity
     from cloudtaser.openbao.layout import Space
 
+_LOOKUP_SELF: Final = "auth/token/lookup-self"
 _RENEW_SELF: Final = "auth/token/renew-self"
 _REVOKE_SELF: Final = "auth/token/revoke-self"
 
@@ -29,6 +30,8 @@ def is_held(allowed: Allowed, space: Space | None, status: int) -> bool:
     if allowed.kind is Kind.LOGIN or status == 503 or (status == 403 and allowed.method in READS):
         return True
     if allowed.path == _RENEW_SELF and status in (200, 403):
+        return True
+    if allowed.path == _LOOKUP_SELF and status == 200:
         return True
     return space is not None and (status >= 400 or mounted.translates(allowed.path))
 
@@ -71,6 +74,9 @@ def explain(
             return answers.refused_login(body, fingerprint, identity, account.role)
     elif status == 200 and allowed.path == _RENEW_SELF:
         _learn_renewal(session, body)
+    elif status == 200 and allowed.path == _LOOKUP_SELF:
+        holder = Holder(fingerprint, minting.holder(body, session.services.now()))
+        session.services.holders.note(login.token_hash(allowed.token), holder)
     elif status == 403:
         if seating.is_dead(body):
             session.services.seats.free(login.token_hash(allowed.token))

@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 import pytest
 
 from cloudtaser.errors import CloudtaserError
+from cloudtaser.kube.errors import KubeUnavailableError
 from cloudtaser.kube.kinds import PODS
 from tests.chain_tools import eventually
 from tests.cluster.tokens.stand_in_node import StandInNode, Wrapper
@@ -28,20 +29,25 @@ pytestmark = [
 
 MANY: Final = int(os.environ.get("CLOUDTASER_TOKEN_PODS", "400"))
 PERIOD: Final = 120 if MANY <= 500 else 300
-AT_A_TIME: Final = 48
 PATIENCE: Final = 600.0
 T = TypeVar("T")
 
 
-async def each(items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> None:
-    """`work` for each, many at a time."""
+async def each(items: Iterable[T], work: Callable[[T], Awaitable[None]], at_a_time: int) -> None:
+    """`work` for each, many at a time; again where the API server has too much to do."""
     todo = iter(list(items))
 
     async def worker() -> None:
         for item in todo:
-            await work(item)
+            while True:
+                try:
+                    await work(item)
+                except KubeUnavailableError:
+                    await asyncio.sleep(1.0)
+                else:
+                    break
 
-    await asyncio.gather(*(worker() for _ in range(AT_A_TIME)))
+    await asyncio.gather(*(worker() for _ in range(at_a_time)))
 
 
 async def minted(replica: Replica, what: str = "minted") -> float:
@@ -73,8 +79,8 @@ async def test_hundreds_of_pods_get_keep_and_lose_their_tokens(
 
     async def add(_: int) -> None:
         pod: TokenPod = await world.add_pod(port=node.port)
-        wrappers.append(node.run(pod))
         jwts[pod.uid] = await world.jwt(pod)
+        wrappers.append(node.run(pod))
 
     async def announce(wrapper: Wrapper) -> None:
         """As a wrapper does, which comes again when it is not heard."""
@@ -88,9 +94,9 @@ async def test_hundreds_of_pods_get_keep_and_lose_their_tokens(
 
     try:
         with timed("created"):
-            await each(range(MANY), add)
+            await each(range(MANY), add, 8)
         with timed("unsealed"):
-            await each(wrappers, announce)
+            await each(wrappers, announce, 48)
         made = await minted(replica) - counts["minted"]
         assert made >= MANY
         tokens = {wrapper.token.value.reveal_text() for wrapper in wrappers if wrapper.token is not None}

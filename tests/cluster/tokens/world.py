@@ -34,6 +34,7 @@ from cloudtaser.operator.tokens.ledger import NAMES, Entry, parse
 from cloudtaser.wire import names
 from cloudtaser.wire.hashes import short_fingerprint
 from tests.chain_tools import MANY_LOGINS, eventually
+from tests.charts import beacon, render
 from tests.cluster.accounts import EVERYTHING, account, client
 from tests.cluster.control_plane import ControlPlane
 
@@ -43,41 +44,7 @@ SHOP: Final = "token-shop"
 WEB: Final = "web"
 PATH: Final = f"secret/data/{SHOP}/db"
 PATIENCE: Final = 60.0
-_GROUP: Final = "rbac.authorization.k8s.io"
-_REVIEWS: Final = {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}
-_KEYS: Final = {
-    "nonResourceURLs": ["/openid/v1/jwks", "/.well-known/openid-configuration"],
-    "verbs": ["get"],
-}
-_CLUSTER_WIDE: Final[list[Json]] = [
-    {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get", "list", "watch"]},
-    {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
-    {"apiGroups": [""], "resources": ["pods/status"], "verbs": ["patch"]},
-    {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]},
-    _REVIEWS,
-    _KEYS,
-]
-_OWN_NAMESPACE: Final[list[Json]] = [
-    {
-        "apiGroups": [""],
-        "resources": ["serviceaccounts/token"],
-        "resourceNames": [names.OPERATOR_SERVICE_ACCOUNT, names.REVIEWER_SERVICE_ACCOUNT],
-        "verbs": ["create"],
-    },
-    {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["create"]},
-    {
-        "apiGroups": [""],
-        "resources": ["configmaps"],
-        "resourceNames": [names.TRUST_CONFIGMAP, names.POD_CA_CONFIGMAP],
-        "verbs": ["get", "update"],
-    },
-    {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": list(NAMES), "verbs": ["get", "patch"]},
-    {
-        "apiGroups": ["coordination.k8s.io"],
-        "resources": ["leases"],
-        "verbs": ["create", "delete", "get", "list", "update"],
-    },
-]
+_RIGHTS: Final = ("ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
 
 
 @contextlib.contextmanager
@@ -385,24 +352,11 @@ async def _start_site(chain: Chain) -> None:
 
 
 async def _accounts(plane: ControlPlane) -> Path:
-    """Namespaces and ServiceAccounts; the operator's token file."""
+    """Namespaces and ServiceAccounts, the operator's with the chart's rights; its token's file."""
     own = names.SYSTEM_NAMESPACE
     for name in (own, SHOP):
         await plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-    await account(plane, own, names.REVIEWER_SERVICE_ACCOUNT, [_REVIEWS, _KEYS])
+    await plane.apply(*(one for one in render(beacon()) if one["kind"] in _RIGHTS))
     for name in (WEB, "stranger"):
         await account(plane, SHOP, name)
-    file = await account(plane, own, names.OPERATOR_SERVICE_ACCOUNT, _CLUSTER_WIDE)
-    subject = {"kind": "ServiceAccount", "namespace": own, "name": names.OPERATOR_SERVICE_ACCOUNT}
-    metadata = {"namespace": own, "name": "cloudtaser-operator"}
-    await plane.apply(
-        {"apiVersion": f"{_GROUP}/v1", "kind": "Role", "metadata": metadata, "rules": _OWN_NAMESPACE},
-        {
-            "apiVersion": f"{_GROUP}/v1",
-            "kind": "RoleBinding",
-            "metadata": metadata,
-            "roleRef": {"apiGroup": _GROUP, "kind": "Role", "name": "cloudtaser-operator"},
-            "subjects": [subject],
-        },
-    )
-    return file
+    return await account(plane, own, names.OPERATOR_SERVICE_ACCOUNT)

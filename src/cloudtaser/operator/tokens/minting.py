@@ -194,7 +194,7 @@ class _Service:
         while not isinstance(step := self._custody.step, Ended):
             delay = getattr(step, "delay", 0.0)
             if delay:
-                await asyncio.sleep(random.uniform(0.5, 1.0) * delay)  # noqa: S311
+                await _pause(random.uniform(0.5, 1.0) * delay)  # noqa: S311
             try:
                 await self._do(step)
             except CloudtaserError as error:
@@ -275,6 +275,10 @@ class _Service:
     async def _find(self) -> Target:
         pod = await self._of.cluster.pod(self._pod.namespace, self._pod.name)
         return find(pod, self._pod.uid, self._job.container)
+
+
+async def _pause(seconds: float) -> None:
+    await asyncio.sleep(seconds)
 
 
 def _judged(step: Step, error: CloudtaserError) -> Outcome:

@@ -107,9 +107,11 @@ class Events:
     """What would have become events."""
 
     notes: list[Occurred] = field(default_factory=list)
+    noted: asyncio.Event = field(default_factory=asyncio.Event)
 
     def record(self, occurrence: Occurred) -> None:
         self.notes.append(occurrence)
+        self.noted.set()
 
 
 def entry(
