@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 import pytest
 
 from cloudtaser.errors import CloudtaserError
-from cloudtaser.kube.errors import KubeUnavailableError
+from cloudtaser.kube.errors import KubeUnavailableError, NotFoundError
 from cloudtaser.kube.kinds import PODS
 from tests.chain_tools import eventually
 from tests.cluster.tokens.stand_in_node import StandInNode, Wrapper
@@ -82,6 +82,10 @@ async def test_hundreds_of_pods_get_keep_and_lose_their_tokens(
         jwts[pod.uid] = await world.jwt(pod)
         wrappers.append(node.run(pod))
 
+    async def remove(name: str) -> None:
+        with contextlib.suppress(NotFoundError):
+            await world.kube.delete_object(PODS, SHOP, name, grace_seconds=0)
+
     async def announce(wrapper: Wrapper) -> None:
         """As a wrapper does, which comes again when it is not heard."""
         while wrapper.token is None:
@@ -119,9 +123,8 @@ async def test_hundreds_of_pods_get_keep_and_lose_their_tokens(
         assert len(await world.accessors() - before) == MANY, "none has ended"
     finally:
         with timed("deleted"):
-            await world.plane.kubectl(
-                "delete", "pods", "--all", "--namespace", SHOP, "--grace-period=0", "--force", "--wait=false"
-            )
+            there = await world.kube.list_objects(PODS, SHOP, metadata_only=True)
+            await each([pod["metadata"]["name"] for pod in there.items], remove, 8)
 
         async def revoked() -> bool:
             return not await world.ledger()
