@@ -311,6 +311,7 @@ class Bridge:
     reviewer_tokens: list[Secret]
     port: int
     audited: asyncio.Event
+    certified: list[Requests]
     refetched: int = 0
 
     @asynccontextmanager
@@ -393,7 +394,8 @@ async def bridge_for(
     listener = await loop.create_server(
         lambda: Watched(open_sessions, cluster, opening, services), "127.0.0.1", 0
     )
-    bridge = Bridge(cluster, services, lines, reviewer_tokens, listener.sockets[0].getsockname()[1], audited)
+    port = listener.sockets[0].getsockname()[1]
+    bridge = Bridge(cluster, services, lines, reviewer_tokens, port, audited, certified)
     try:
         yield bridge
     finally:

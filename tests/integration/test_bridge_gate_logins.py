@@ -20,6 +20,7 @@ from cloudtaser.demo.openbao import bao_binary
 from cloudtaser.demo.tokens import SigningKey
 from cloudtaser.errors import UnavailableError
 from cloudtaser.net.tls import Identity, pod_client, pod_server
+from cloudtaser.openbao.pki import new_key
 from cloudtaser.secret import Secret
 from cloudtaser.wire.names import BRIDGE_NAME
 from cloudtaser.wire.opening import Kind as OpeningKind
@@ -180,6 +181,30 @@ async def test_the_operator_hands_over_the_reviewers_token_on_its_own_stream(
     assert len(operator.reviewer_tokens) == 1
     assert bridge.reviewer_tokens == []
     assert "reviewer.token.here" not in json.dumps(operator.lines)
+
+
+async def test_the_operators_certificates_are_signed_for_the_operator_alone(
+    world: World, bridge: Bridge, operator: Bridge
+) -> None:
+    bearer = [("Authorization", f"Bearer {world.a.operator_jwt()}")]
+    (_, server), (_, seal) = new_key(), new_key()
+    body, path = {"server": server, "seal": seal}, "/v1/cloudtaser/operator-certificates"
+    async with operator.pod() as stream:
+        assert (await stream.ask("POST", path, headers=bearer, body=body)).status == 200
+        (certified,) = operator.certified
+        assert (certified.server.pem, certified.seal.pem) == (server, seal)
+        for headers, sent in (
+            ([], body),
+            ([("Authorization", f"Bearer {world.a.jwt()}")], body),
+            ([("Authorization", f"Bearer {world.b.operator_jwt()}")], body),
+            (bearer, {"server": server}),
+            (bearer, body | {"names": ["bridge.cloudtaser.internal"]}),
+        ):
+            answer = await stream.ask("POST", path, headers=headers, body=sent)
+            assert answer.status in (400, 401, 403), answer.body
+    async with bridge.pod() as pod:
+        assert (await pod.ask("POST", path, headers=bearer, body=body)).status == 404
+    assert len(operator.certified) == 1
 
 
 async def test_the_operators_role_is_had_on_its_own_stream_only(

@@ -191,6 +191,14 @@ async def test_the_operator_makes_pod_tokens_and_takes_its_own_back(world: Mount
         renew = "/v1/auth/token/renew-accessor"
         renewed = await pod.ask("POST", renew, token=token, body={"accessor": accessor})
         assert renewed.json["auth"]["lease_duration"] == 3600
+        meta = {"namespace": "shop", "serviceaccount": "web", "pod": "web-0", "pod_uid": "u-1"}
+        named = await pod.ask("POST", create, token=token, body=shop | {"meta": meta})
+        sealed = named.json["auth"]["client_token"]
+    async with bridge_for(world.a, world.server.address) as bridge, bridge.pod() as pod:
+        for path in ("auth/token/lookup-self", "secret/data/common/db"):
+            assert (await pod.ask("GET", f"/v1/{path}", token=sealed)).status == 200
+        line = bridge.lines[-1]
+        assert (line["namespace"], line["serviceaccount"], line["pod"]) == ("shop", "web", "web-0")
     # a bridge that was restarted in between knows whose it is all the same
     async with bridge_for(world.a, world.server.address, operator=True) as bridge, bridge.pod() as pod:
         assert (await pod.ask("GET", "/v1/secret/data/common/db", token=minted)).status == 200

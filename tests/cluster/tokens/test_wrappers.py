@@ -70,7 +70,7 @@ async def test_a_real_wrapper_is_ready_only_with_its_token_and_gets_another_when
 
         await eventually(ready, "the wrapper is ready", timeout=PATIENCE)
         (first,) = await world.tokens_of(pod)
-        await audited(world.chain, f'"pod":"{pod.name}","method":"GET","path":"{PATH}"')
+        await audited(world.chain, f'"pod":"{pod.name}","method":"GET","path":"/v1/{PATH}"')
         await setup.write_secret(world.admin, f"{SHOP}/db", {"value": "second"})
         assert await asyncio.to_thread(wrapper.line) == "second", "the token reads what is new"
         await world.admin.request("POST", "auth/token/revoke-accessor", body={"accessor": first})

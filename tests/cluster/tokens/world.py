@@ -34,7 +34,7 @@ from cloudtaser.operator.tokens.ledger import NAMES, Entry, parse
 from cloudtaser.wire import names
 from cloudtaser.wire.hashes import short_fingerprint
 from tests.chain_tools import MANY_LOGINS, eventually
-from tests.charts import beacon, render
+from tests.charts import beacon, only, render
 from tests.cluster.accounts import EVERYTHING, account, client
 from tests.cluster.control_plane import ControlPlane
 
@@ -139,7 +139,8 @@ class TokenWorld:
             "--broker-uid", "0", "--lease-seconds", "3", "--unseal-listen", f"127.0.0.1:{ports[0]}",
             "--unseal-rate", rate, "--webhook-listen", f"127.0.0.1:{ports[5]}", "--probe-addr",
             f"127.0.0.1:{ports[1]}", "--metrics-addr", f"127.0.0.1:{ports[1]}", "--id", name,
-            "--log-level", "debug",
+            "--log-level", "debug", "--settings", str(self._settings("settings.json")),
+            "--registries", str(self._settings("registries.json")),
         ]  # fmt: skip
         broker = [
             program("cloudtaser-operator"), "broker", "--sockets", str(sockets), "--manager-uid", "0",
@@ -159,6 +160,12 @@ class TokenWorld:
         )
         self.replicas.append(made)
         return made
+
+    def _settings(self, name: str) -> Path:
+        """A file as the chart mounts it."""
+        file = self.chain.directory / name
+        file.write_text(only(render(beacon()), "ConfigMap", "cloudtaser-operator")["data"][name])
+        return file
 
     async def start(self, replica: Replica) -> None:
         """Manager and broker; until it can unseal."""
