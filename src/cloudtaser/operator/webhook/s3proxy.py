@@ -49,7 +49,7 @@ def container(
         _PREFIX + "TRANSIT_KEY": wanted.transit_key,
         _PREFIX + "S3_ENDPOINT": wanted.endpoint,
         _PREFIX + "S3_REGION": wanted.region,
-        _PREFIX + "BUCKET": wanted.bucket,
+        _PREFIX + "BUCKET_ALIAS": wanted.bucket,
         _PREFIX + "AUTH": wanted.auth,
     }
     variables = {name: value for name, value in variables.items() if value}

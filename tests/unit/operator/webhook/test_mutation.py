@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloudtaser.operator.webhook.configuration import EXCLUDED
 from cloudtaser.operator.webhook.ports import NamespaceView
 from tests.unit.operator.webhook.pods_rig import (
     DIGEST,
@@ -778,6 +777,8 @@ async def test_the_s3_proxy_is_a_native_sidecar_before_the_application() -> None
     assert found["CLOUDTASER_S3PROXY_S3_ENDPOINT"] == "https://s3.example.com"
     assert found["CLOUDTASER_S3PROXY_S3_REGION"] == "eu-central-1"
     assert found["CLOUDTASER_S3PROXY_TRANSIT_KEY"] == "objects"
+    assert found["CLOUDTASER_S3PROXY_BUCKET_ALIAS"] == "data"
+    assert found["CLOUDTASER_S3PROXY_AUTH"] == "env"
     assert found["VAULT_ADDR"].startswith("broker://")
     assert found["AWS_ACCESS_KEY_ID"] == "a"
     assert "X" not in found
@@ -949,7 +950,3 @@ async def test_any_pod_is_the_same_after_one_mutation_and_after_two(subject: Jso
     assert (again.allowed, again.patch) == (True, ())
     verdict = await world.webhook(image_volumes=volumes).validate(review(once), required=True)
     assert verdict.allowed, verdict.message
-
-
-def test_the_systems_namespaces_are_excluded() -> None:
-    assert EXCLUDED == ("kube-system", "kube-public", "kube-node-lease")
