@@ -1,9 +1,11 @@
 """What the node agent costs programs that it does not protect: nginx and PostgreSQL with it and without it.
 
 `python -m bench.ebpf.throughput`. Each round measures both states, in an order that alternates; the figure is
-the median of the rounds' ratios, and its spread. By itself on this machine's own kernel, with the tier that
-it takes; with `--kernel NAME` under one of the kernel tests', where the processor is emulated and the tier
-`lsm` (`--no-lsm-bpf`: `fmod_ret`). Needs root, nginx, wrk, PostgreSQL's server and pgbench.
+the median of the rounds' ratios, and its spread: of the rate, which on a busy machine is noise, and of the
+processor time that the server, the kernel's part in it included, spends on one request. By itself on this
+machine's own kernel, with the tier that it takes; with `--kernel NAME` under one of the kernel tests', where
+the processor is emulated and the tier `lsm` (`--no-lsm-bpf`: `fmod_ret`). Needs root, nginx, wrk,
+PostgreSQL's server and pgbench.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -58,19 +61,29 @@ def answers(port: int) -> None:
             time.sleep(0.1)
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A command that asks a server for `{seconds}`, and that server's pid."""
+
+    command: list[str]
+    server: int
+
+
 @contextmanager
-def running(command: list[str]) -> Iterator[None]:
-    """A server, until it is not needed."""
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+def running(command: list[str]) -> Iterator[int]:
+    """A server, until it is not needed; its pid."""
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
-        yield
+        yield process.pid
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(PATIENCE)
 
 
 @contextmanager
-def nginx(folder: Path) -> Iterator[list[str]]:
+def nginx(folder: Path) -> Iterator[Load]:
     """Its load: each request opens a file of 1 KiB."""
     port = free_port()
     (folder / "file").write_bytes(b"x" * 1024)
@@ -83,13 +96,13 @@ def nginx(folder: Path) -> Iterator[list[str]]:
         f"uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s; }}\n"
     )
     program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin") or "nginx"
-    with running([program, "-p", str(folder), "-c", str(folder / "nginx.conf")]):
+    with running([program, "-p", str(folder), "-c", str(folder / "nginx.conf")]) as pid:
         answers(port)
-        yield ["wrk", "-t1", f"-c{CONNECTIONS}", "-d{seconds}s", f"http://127.0.0.1:{port}/file"]
+        yield Load(["wrk", "-t1", f"-c{CONNECTIONS}", "-d{seconds}s", f"http://127.0.0.1:{port}/file"], pid)
 
 
 @contextmanager
-def postgresql(folder: Path) -> Iterator[list[str]]:
+def postgresql(folder: Path) -> Iterator[Load]:
     """Its load: single rows by key."""
     port = free_port()
     programs = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
@@ -109,29 +122,48 @@ def postgresql(folder: Path) -> Iterator[list[str]]:
         f"unix_socket_directories={folder}",
     )
     options = [word for setting in settings for word in ("-c", setting)]
-    with running([*become, str(programs / "postgres"), "-D", str(data), *options]):
+    with running([*become, str(programs / "postgres"), "-D", str(data), *options]) as pid:
         answers(port)
         client = ["-h", "127.0.0.1", "-p", str(port), "-U", "postgres"]
         pgbench = str(programs / "pgbench")
         subprocess.run([pgbench, *client, "-i", "-q", "postgres"], check=True, capture_output=True)
-        yield [pgbench, *client, "-S", "-n", f"-c{CONNECTIONS}", "-T{seconds}", "postgres"]
+        yield Load([pgbench, *client, "-S", "-n", f"-c{CONNECTIONS}", "-T{seconds}", "postgres"], pid)
 
 
-def rate(load: list[str], seconds: int) -> float:
-    """Requests or transactions a second."""
-    command = [word.replace("{seconds}", str(seconds)) for word in load]
+def processor_time(pid: int) -> float:
+    """Of this process and of its children that have ended, in s (proc(5), stat 14 to 17)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def children(pid: int) -> int:
+    """How many it has."""
+    return len(Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+
+
+def one(load: Load, seconds: int) -> tuple[float, float]:
+    """Requests or transactions a second, and the server's processor time for one, in µs."""
+    before, own = processor_time(load.server), children(load.server)
+    command = [word.replace("{seconds}", str(seconds)) for word in load.command]
     said = subprocess.run(
         command, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL
     ).stdout
-    found = re.search(r"Requests/sec:\s*([\d.]+)|tps = ([\d.]+)", said)
-    if found is None:
+    deadline = time.monotonic() + PATIENCE
+    while (
+        children(load.server) > own and time.monotonic() < deadline
+    ):  # a session's time counts once it has ended
+        time.sleep(0.01)
+    spent = processor_time(load.server) - before
+    rate = re.search(r"Requests/sec:\s*([\d.]+)|tps = ([\d.]+)", said)
+    count = re.search(r"(\d+) requests in|actually processed: (\d+)", said)
+    if rate is None or count is None:
         raise ValueError(f"no rate in {said[-300:]!r}")
-    return float(found[1] or found[2])
+    return float(rate[1] or rate[2]), spent * 1e6 / int(count[1] or count[2])
 
 
 def measured(rounds: int, seconds: int) -> dict[str, Any]:
-    """Rates of both programs in each round, without the agent and with it."""
-    rates: dict[str, dict[str, list[float]]] = {
+    """Rates and costs of both programs in each round, without the agent and with it."""
+    rates: dict[str, dict[str, list[tuple[float, float]]]] = {
         name: {"off": [], "on": []} for name in ("nginx", "PostgreSQL")
     }
     tier = ""
@@ -152,7 +184,7 @@ def measured(rounds: int, seconds: int) -> dict[str, Any]:
                         )
                         tier = agent.status()["tier"]
                     for name, load in loads.items():
-                        rates[name][state].append(rate(load, seconds))
+                        rates[name][state].append(one(load, seconds))
                     if agent is not None:
                         agent.stop()
     return {"kernel": platform.release(), "tier": tier, "rates": rates}
@@ -190,18 +222,20 @@ def table(found: dict[str, Any]) -> str:
         f"## {datetime.now(UTC):%Y-%m-%d}: nginx and PostgreSQL beside the node agent",
         "",
         f"`python -m bench.ebpf.throughput`, {where}: kernel {found['kernel']}, tier {found['tier']}.",
-        f"Neither program is protected. {found['rounds']} rounds of both states, {found['seconds']} s each;",
-        "a ratio is of the rate with the agent to the one without it in the same round.",
+        f"Neither program is protected. {found['rounds']} rounds of both states, {found['seconds']} s each,",
+        f"load average {os.getloadavg()[0]:.1f}; a ratio is of the figure with the agent to the one",
+        "without it in the same round.",
         "",
-        "| program | without, median a second | with | ratio, median | least | most |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| program | | without, median | with | ratio, median | least | most |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for name, rates in found["rates"].items():
-        off, on = rates["off"], rates["on"]
-        ratios = [after / before for before, after in zip(off, on, strict=True)]
-        medians = f"{statistics.median(off):.0f} | {statistics.median(on):.0f}"
-        spread = f"{min(ratios):.3f} | {max(ratios):.3f}"
-        lines.append(f"| {name} | {medians} | {statistics.median(ratios):.3f} | {spread} |")
+    for name, states in found["rates"].items():
+        for place, what in enumerate(("a second", "processor µs each")):
+            off, on = ([pair[place] for pair in states[state]] for state in ("off", "on"))
+            ratios = [after / before for before, after in zip(off, on, strict=True)]
+            medians = f"{statistics.median(off):.0f} | {statistics.median(on):.0f}"
+            spread = f"{min(ratios):.3f} | {max(ratios):.3f}"
+            lines.append(f"| {name} | {what} | {medians} | {statistics.median(ratios):.3f} | {spread} |")
     return "\n".join(lines)
 
 

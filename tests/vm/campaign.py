@@ -58,6 +58,7 @@ class Campaign:
         self._watch: Watch | None = None
         self._agent = 0
         self._objects = scenarios.decoys()
+        self._bpf = bool(self._objects)  # the kernel takes programs
         self.victim = self.new()
         self._sentinel = self.new()
         stage.bind_namespace(self.victim)
@@ -97,7 +98,7 @@ class Campaign:
         events = self.since()
         if attack.fatal:
             victim.close()
-        possible = first <= self._version < without
+        possible = first <= self._version < without and (self._bpf or not attack.bpf)
         mine = [event for event in events if event["source"]["pid"] == outcome.attacker]
         return _row(phase, attack, subject, possible, outcome, mine)
 

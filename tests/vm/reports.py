@@ -15,6 +15,7 @@ from typing import Any
 
 from tests.integration.payload.built import build
 from tests.vm import kernels, machine, programs
+from tests.vm.archive import ArchiveError
 from tests.vm.machine import Boot
 
 KEPT = Path(".cache/vm/reports").absolute()  # for `tables`
@@ -71,20 +72,20 @@ def payload() -> Path:
 def report(name: str, *, whole: bool) -> dict[str, Any]:
     """What `inside` found in that case; `whole` with the scenarios and checks.
 
-    Raises `MachineError`, and the same one again at each further call: a machine is not started anew for
-    every test that reads its report.
+    Raises `MachineError` or `ArchiveError`, and the same one again at each further call: a machine is not
+    started anew for every test that reads its report.
     """
     found = _made(name, whole)
-    if isinstance(found, machine.MachineError):
+    if isinstance(found, Exception):
         raise found
     return found
 
 
 @functools.cache
-def _made(name: str, whole: bool) -> dict[str, Any] | machine.MachineError:
+def _made(name: str, whole: bool) -> dict[str, Any] | machine.MachineError | ArchiveError:
     try:
         return _make(name, whole)
-    except machine.MachineError as problem:
+    except (machine.MachineError, ArchiveError) as problem:
         return problem
 
 

@@ -241,7 +241,10 @@ def objects() -> dict[str, set[int]]:
 
 
 def decoys() -> dict[str, int]:
-    """A map, a program and a link of our own, pinned, as targets before there is an agent; their ids."""
+    """A map, a program and a link of our own, pinned, as targets before there is an agent; their ids.
+
+    None of any where the kernel takes no program, as one does not whose type information is broken.
+    """
     before = objects()
     DECOYS.mkdir(exist_ok=True)
     array = (
@@ -257,9 +260,11 @@ def decoys() -> dict[str, int]:
     request = (17).to_bytes(4, "little") + (2).to_bytes(4, "little")  # a raw tracepoint's
     request += ctypes.addressof(text).to_bytes(8, "little") + ctypes.addressof(licence).to_bytes(8, "little")
     program, _ = _call(5, request)
+    if program < 0:
+        return {}
     name = ctypes.create_string_buffer(b"sys_enter")
     link, _ = _call(17, ctypes.addressof(name).to_bytes(8, "little") + program.to_bytes(4, "little"))
-    if min(kept, program, link) < 0:
+    if min(kept, link) < 0:
         raise OSError("the machine's kernel takes no BPF at all")
     path = ctypes.create_string_buffer(str(DECOYS / "map").encode())
     _call(6, ctypes.addressof(path).to_bytes(8, "little") + kept.to_bytes(4, "little"))  # BPF_OBJ_PIN

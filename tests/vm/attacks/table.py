@@ -58,6 +58,7 @@ class Attack:
     named: str = ""  # the victim's program has this name
     kernels: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), NEVER)
     node: bool = False  # has no target: bound by policy
+    bpf: bool = False  # a BPF program, which a kernel with broken type information takes from nobody
     told: frozenset[int] = (
         frozenset()
     )  # vectors that the event may name instead: several say the same of one access
@@ -124,9 +125,9 @@ ATTACKS = (
     Attack(32, "open_tree-root", (*EPERM, *EACCES), by=POD, told=LINKS),
     Attack(33, "uring", EPERM, evidence=CANARY, told=ENVIRON),
     Attack(33, "uring-worker", EPERM, evidence=CANARY, told=ENVIRON),
-    Attack(37, "bpf-raw_tracepoint", EPERM, by=ROOT, node=True),
-    Attack(37, "bpf-kprobe", EPERM, by=ROOT, node=True),
-    Attack(37, "bpf-perf_event", EPERM, by=ROOT, node=True),
+    Attack(37, "bpf-raw_tracepoint", EPERM, by=ROOT, node=True, bpf=True),
+    Attack(37, "bpf-kprobe", EPERM, by=ROOT, node=True, bpf=True),
+    Attack(37, "bpf-perf_event", EPERM, by=ROOT, node=True, bpf=True),
     Attack(37, "uprobe-perf", EPERM, by=ROOT, extra="program", node=True),
     Attack(37, "uprobe-tracefs", EPERM, by=ROOT, extra="program", node=True),
     Attack(38, "module-file", EPERM, by=ROOT, extra="module", node=True),
@@ -171,6 +172,7 @@ SCENARIOS = (
     Scenario(34, "gcore", evidence=CANARY, many=True),
     Scenario(34, "strace", many=True),
     Scenario(34, "ltrace", many=True),
+    # criu is not among them: it asks for nf_tables and more, which the machine's kernel has as modules only
     Scenario(34, "jcmd", ("none",), CANARY, many=True),
     Scenario(34, "py-spy", evidence=CANARY, many=True),
     Scenario(35, "map-by-id"),
