@@ -46,6 +46,7 @@ class Rotation:
         self._next: ServingKeys | None = None
         self._former: ServingKeys | None = None
         self._known_since: float | None = None
+        self._first_known_since: float | None = None
         self._drop_at = 0.0
         self._due_at = _due(self.current)
         self.confirmed = False
@@ -88,10 +89,10 @@ class Rotation:
         if now >= self._began + self._patience:
             self.confirmed = True
         elif self.current.ca_id not in known:
-            self._known_since = None
-        elif self._known_since is None:
-            self._known_since = now
-        elif now >= self._known_since + self._first_settle:
+            self._first_known_since = None
+        elif self._first_known_since is None:
+            self._first_known_since = now
+        elif now >= self._first_known_since + self._first_settle:
             self.confirmed = True
 
 
