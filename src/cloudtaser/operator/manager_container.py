@@ -18,7 +18,6 @@ from prometheus_client import CollectorRegistry
 from cloudtaser.errors import CloudtaserError, UnavailableError
 from cloudtaser.kube.allow_list import AllowList
 from cloudtaser.kube.client import KubeApi
-from cloudtaser.kube.errors import KubeUnavailableError
 from cloudtaser.kube.events import EventRecorder
 from cloudtaser.net.dial import Backoff
 from cloudtaser.net.log import get_logger
@@ -286,7 +285,7 @@ class ManagerContainer:
         while True:
             try:
                 return await self.kube.namespace_uid("kube-system")
-            except KubeUnavailableError as error:
+            except CloudtaserError as error:  # one that was just started may not know our rights yet
                 if reporter.due(error.what, asyncio.get_running_loop().time()):
                     _log.warning("waiting for the API server", error=error.diagnostic())
                 await asyncio.sleep(backoff.next())
