@@ -40,6 +40,7 @@ from cloudtaser.operator.settings_file import read_settings
 from cloudtaser.operator.tokens.kube import KubeCluster
 from cloudtaser.operator.tokens.method import Settings as TokenSettings
 from cloudtaser.operator.tokens.method import TokenMethod
+from cloudtaser.operator.tunnel_watch import TunnelWatch
 from cloudtaser.operator.webhook.settings import WebhookSettings
 from cloudtaser.operator.workload_events import WorkloadEvents
 from cloudtaser.version import VERSION
@@ -174,14 +175,17 @@ class ManagerContainer:
             info_hash=config.info_hash,
         )
         self.manager = manager
-        if config.sockets is not None and self.routes is not None:
+        routes = self.routes
+        if config.sockets is not None and routes is not None:
             self._streams = OperatorStreams(manager, self.metrics)
-            self.routes.watch(self._streams.serve)
+            routes.watch(self._streams.serve)
             self._door = ManagerDoor(str(Path(config.sockets) / MANAGER_SOCKET), config.broker_uid, manager)
             await self._door.start()
-            self._run(self.routes.run())
-            self._run(KeyWatch(manager.jwks, self.routes.keys_changed).run())
+            self._run(routes.run())
+            self._run(KeyWatch(manager.jwks, routes.keys_changed).run())
             self._run(self._watch_trust(manager))
+            watch = TunnelWatch(lambda: routes.state, self.kube, config.namespace, config.id, self.events)
+            self._run(watch.run())
         self._run(self._recorder.run(stop))
         self._run(self.events.run(stop))
         await self._start_admission(fingerprint, manager, stop)

@@ -84,3 +84,10 @@ async def test_a_unix_socket_answers_alike(tmp_path: Path) -> None:
     assert (await reader.read()).endswith(b"ok\n")
     writer.close()
     await probes.close()
+
+
+async def test_readyz_tells_more_when_asked_and_only_then() -> None:
+    probes = Probes(ready=lambda: False, registry=CollectorRegistry(), details=lambda: ["- a thing", "+ b"])
+    assert probes.answer(b"/readyz") == (503, b"text/plain; charset=utf-8", b"not ready\n")
+    status, _, body = probes.answer(b"/readyz", b"verbose")
+    assert (status, body) == (503, b"- a thing\n+ b\nnot ready\n")
