@@ -79,7 +79,7 @@ async def scene(
         proxy.hook, node.hook = made.at_api, made.at_node
         yield made
         node.hook = None
-        await world.stop(replica)
+        await asyncio.gather(replica.manager.kill(), replica.broker.kill())
 
 
 @pytest.mark.parametrize(("step", "done"), MOMENTS)

@@ -245,11 +245,15 @@ async def test_no_token_is_in_any_log(world: TokenWorld, node: StandInNode, repl
     jwt = await world.jwt(pod)
     await unseal(world, node, wrapper, replica)
     assert wrapper.token is not None
+    await world.delete(pod)
+    await world.until_gone(pod)
+
+    async def told() -> bool:
+        return f'"{SHOP}/{pod.name}", "container": "app"' in world.logs()
+
+    await eventually(told, "the log tells of the pod", timeout=PATIENCE)
     logs = world.logs()
-    assert pod.name in logs
     assert wrapper.token.value.reveal_text() not in logs
     assert jwt not in logs
     assert jwt.split(".")[2] not in logs
     assert "PRIVATE KEY" not in logs
-    await world.delete(pod)
-    await world.until_gone(pod)
