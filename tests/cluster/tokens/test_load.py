@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.timeout(1200),
 ]
 
-MANY: Final = int(os.environ.get("CLOUDTASER_TOKEN_PODS", "400"))
+MANY: Final = int(os.environ.get("CLOUDTASER_TOKEN_PODS", "300"))
 PERIOD: Final = 120 if MANY <= 500 else 300
 PATIENCE: Final = 600.0
 T = TypeVar("T")

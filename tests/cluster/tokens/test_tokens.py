@@ -230,7 +230,7 @@ async def test_tokens_are_renewed_before_they_end_also_by_who_comes_to_lead(
         async def renewed() -> bool:  # the second time is beyond its first life
             return await replica.metric("cloudtaser_operator_pod_tokens_total", what="renewed") >= 2
 
-        await eventually(renewed, "it was renewed twice", timeout=2 * PATIENCE, every=0.2)
+        await eventually(renewed, "it was renewed twice", timeout=PATIENCE, every=0.2)
         assert await works(world, wrapper)
         assert list(await world.tokens_of(pod)) == [accessor]
     finally:

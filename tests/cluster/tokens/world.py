@@ -43,7 +43,7 @@ RANGE: Final = "198.18.64.0/18"
 SHOP: Final = "token-shop"
 WEB: Final = "web"
 PATH: Final = f"secret/data/{SHOP}/db"
-PATIENCE: Final = 60.0
+PATIENCE: Final = 120.0
 _RIGHTS: Final = ("ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
 
 
