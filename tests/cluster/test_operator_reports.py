@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from cloudtaser.kube.client import KubeApi
-from cloudtaser.kube.kinds import DEPLOYMENTS
+from cloudtaser.kube.kinds import DEPLOYMENTS, Kind
 from cloudtaser.kube.resources import CLOUDTASER_CONFIGS, DEBUG_REPORTS
 from tests.chain_tools import eventually
 from tests.charts import NAMESPACE
@@ -19,6 +19,9 @@ from tests.cluster.operator_world import OperatorWorld
 pytestmark = [pytest.mark.cluster, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 
 WHERE: Final = "reports"
+REVIEWS: Final = Kind(
+    "authorization.k8s.io", "v1", "subjectaccessreviews", "SubjectAccessReview", namespaced=False
+)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -100,6 +103,36 @@ async def test_a_bridge_that_is_away_is_named_and_so_are_the_errors_it_left(
         return broken(await report(user, "hops")) == []
 
     await eventually(works, "every hop works again", timeout=120, every=1)
+
+
+async def test_who_may_edit_a_namespace_may_say_what_its_pods_get(
+    operator_world: OperatorWorld, user: KubeApi
+) -> None:
+    plane = operator_world.plane
+    for role in ("edit", "view"):
+        await plane.kubectl("create", "rolebinding", role, "-n", WHERE, "--clusterrole", role, "--user", role)
+
+    async def may(who: str, verb: str, what: str, where: str = WHERE) -> bool:
+        resource, _, part = what.partition("/")
+        asked = {"group": "api.cloudtaser.io", "resource": resource, "subresource": part, "verb": verb}
+        spec = {"user": who, "resourceAttributes": asked | {"namespace": where}}
+        answer = await user.create_object(REVIEWS, {"spec": spec})
+        return bool(answer["status"]["allowed"])
+
+    async def taken_up() -> bool:
+        return await may("edit", "create", "cloudtaserconfigs") and await may(
+            "view", "list", "secretmappings"
+        )
+
+    await eventually(taken_up, "the rights are taken up into Kubernetes' roles", timeout=60, every=0.3)
+    assert await may("edit", "delete", "debugreports")
+    for who, verb, what, where in (
+        ("view", "create", "cloudtaserconfigs", WHERE),
+        ("view", "get", "debugreports", WHERE),
+        ("edit", "create", "debugreports", NAMESPACE),
+        ("edit", "patch", "cloudtaserconfigs/status", WHERE),
+    ):
+        assert not await may(who, verb, what, where), (who, verb, what)
 
 
 async def test_what_keeps_a_workload_from_its_pods_is_an_event_on_it(

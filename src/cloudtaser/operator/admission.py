@@ -12,6 +12,7 @@ from collections.abc import Callable, Set
 
 from cloudtaser.kube.client import KubeApi
 from cloudtaser.operator.ca_bundle import KNOWN_ANNOTATION, CaBundle
+from cloudtaser.operator.controllers.configs import ConfigStore
 from cloudtaser.operator.images import make_resolver
 from cloudtaser.operator.leadership import Leadership
 from cloudtaser.operator.manager_config import ManagerConfig
@@ -21,7 +22,7 @@ from cloudtaser.operator.replica import Replica
 from cloudtaser.operator.rotation import SETTLE, Rotation
 from cloudtaser.operator.serving import LIFETIME, Serving
 from cloudtaser.operator.serving_keys import make_keys, service_names
-from cloudtaser.operator.webhook.ports import ConfigSource, EventSink, Ports
+from cloudtaser.operator.webhook.ports import EventSink, Ports
 from cloudtaser.operator.webhook.service import Webhook
 from cloudtaser.operator.webhook.settings import WebhookSettings
 
@@ -34,7 +35,7 @@ class Admission:
         config: ManagerConfig,
         kube: KubeApi,
         settings: WebhookSettings,
-        configs: ConfigSource,
+        configs: ConfigStore,
         events: EventSink,
         leadership: Leadership,
         metrics: ManagerMetrics,
@@ -42,6 +43,7 @@ class Admission:
     ) -> None:
         """ConfigError when a setting cannot be used."""
         self.namespaces = NamespaceStore(kube)
+        self._configs = configs.reflector
         self.images = make_resolver(config, kube, metrics.registry)
         ports = Ports(self.images, pod_ca, configs, self.namespaces, events)
         webhook = Webhook(settings, ports, metrics.registry)
@@ -65,8 +67,16 @@ class Admission:
 
     @property
     def ready(self) -> bool:
-        """Whether API servers can call us, and know us; what is looked up is there."""
-        return self.serving.ready and self.namespaces.reflector.synced
+        """Whether API servers can call us, and know us; what is looked up is there. CloudTaserConfigs that
+        cannot be had (no such kind) keep nobody waiting who names none."""
+        configs = self._configs.synced or bool(self._configs.problem)
+        return self.serving.ready and self.namespaces.reflector.synced and configs
+
+    @property
+    def problems(self) -> list[str]:
+        """Why what is known of namespaces and configurations may be old."""
+        both = self.namespaces.reflector, self._configs
+        return [f"{one.kind.plural}: {one.problem}" for one in both if one.problem]
 
     async def start(self) -> None:
         """Listen. UnavailableError when the address cannot be had."""

@@ -72,6 +72,7 @@ class ManagerContainer:
         )
         self._recorder = EventRecorder(self.kube, instance=config.id)
         self.events = WorkloadEvents(self._recorder, self.kube)
+        self.metrics.observe_events(lambda: self._recorder.posted, lambda: self._recorder.dropped)
         self.leadership.on_change = lambda held: self.metrics.leader.set(float(held))
         self.routes = (
             RemoteRoutes(str(Path(config.sockets) / BROKER_SOCKET), config.broker_uid)
@@ -108,6 +109,8 @@ class ManagerContainer:
             f"  leader {self.leadership.leader or 'unknown'}"
             + (", this one" if self.leadership.held else ""),
         ]
+        if admission is not None:
+            lines += [f"  {problem}" for problem in admission.problems]
         if self.routes is None:
             return [*lines, "  no broker: pods reach OpenBao by themselves"]
         if not state:

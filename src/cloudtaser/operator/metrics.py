@@ -59,6 +59,23 @@ class Counts:
         self.registry.register(_Bytes(self._prefix, self._client, source))
 
 
+class _Events(Collector):
+    """What became of things worth an event: read when scraped."""
+
+    def __init__(self, posted: Callable[[], int], dropped: Callable[[], int]) -> None:
+        self._sources = {"posted": posted, "dropped": dropped}
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        family = CounterMetricFamily(
+            "cloudtaser_operator_events",
+            "Kubernetes Events, by outcome: posted, or dropped because there were too many.",
+            labels=["outcome"],
+        )
+        for name, source in self._sources.items():
+            family.add_metric([name], source())
+        yield family
+
+
 class ManagerMetrics:
     """What the manager counts, in its own process's registry or in that which it shares with the broker."""
 
@@ -83,6 +100,10 @@ class ManagerMetrics:
         self.leader = Gauge(
             "cloudtaser_operator_leader", "1 on the replica that leads, 0 on the others.", registry=registry
         )
+
+    def observe_events(self, posted: Callable[[], int], dropped: Callable[[], int]) -> None:
+        """Read these at scrape time."""
+        self.registry.register(_Events(posted, dropped))
 
 
 class Metrics(Counts):
