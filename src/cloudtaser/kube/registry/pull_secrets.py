@@ -87,9 +87,7 @@ class PullSecrets:
         where = f"{namespace}/{name}"
         if (namespace, name) not in self._granted:
             entry = f"{{namespace: {namespace}, name: {name}}}"
-            return PullSecret(
-                problem=f"the operator may not read pull secret {where}: add {entry} to {_SETTING}"
-            )
+            return PullSecret(problem=f"for its pull secret add {entry} to {_SETTING}")
         kept = self._kept.get((namespace, name))
         if kept is not None and self._clock() < kept[1]:
             return kept[0]

@@ -333,9 +333,10 @@ def _copy(error: ImageError) -> ImageError:
 
 
 def _explained(error: ImageError, reference: Reference, problems: list[str]) -> ImageError:
-    """The error with the image's name and with what to do about it."""
+    """The error with the image's name and with what to do about it; a warning in kubectl has 256 letters."""
     copy = _copy(error)
-    copy.what = f"image {reference} cannot be looked up: {error.what}"
+    copy.what = f"{reference}: {error.what}"
+    copy.on = "" if error.on == reference.host else error.on
     if isinstance(error, ImageForbiddenError | ImageNotFoundError):
         if problems:
             copy.fix = f"{'; '.join(problems[:3])}; {_NAME_INSTEAD}"

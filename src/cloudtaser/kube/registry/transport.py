@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import socket
 import ssl
 from collections.abc import Mapping
@@ -236,7 +237,7 @@ class Transport:
             ) from None
         except aiohttp.ClientConnectorError as error:
             raise RegistryUnreachableError(
-                f"cannot connect to the registry: {reason(error.os_error)}",
+                f"cannot connect to the registry: {_why(error.os_error)}",
                 on=host,
                 fix="check that the operator may reach it",
             ) from None
@@ -320,6 +321,11 @@ def _context(only_ca: str, further_ca: str, on: str) -> ssl.SSLContext:
                 f"a registry's CA cannot be used: {reason(error)}", on=on, fix="give PEM certificates"
             ) from None
     return context
+
+
+def _why(error: OSError) -> str:
+    """asyncio puts addresses where the system's words belong."""
+    return os.strerror(error.errno).lower() if error.errno and error.errno > 0 else reason(error)
 
 
 def _certificate(error: Exception) -> str:

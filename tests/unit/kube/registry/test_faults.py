@@ -78,7 +78,7 @@ async def test_every_status_is_told_in_one_line(
             await resolve(image(registry))
     line = caught.value.diagnostic()
     assert told in line
-    assert f"image {registry.host}/team/app:1" in line
+    assert line.startswith(f"{registry.host}/team/app:1: ")
     assert "\n" not in line
     assert "canary" not in line
 
