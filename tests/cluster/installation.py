@@ -25,7 +25,7 @@ from tests.cluster.pods import PATIENCE, container, is_injected, is_ready, pod
 OPERATOR: Final = "cloudtaser-operator"
 _ROOT: Final = Path(__file__).parent.parent.parent
 _TAG: Final = "tests"
-_TIMEOUT: Final = 300  # seconds
+_TIMEOUT: Final = 180  # seconds
 
 
 class Installation:
@@ -52,7 +52,7 @@ class Installation:
             "operator": {
                 "image": {"repository": "cloudtaser/operator", "tag": _TAG, "digest": operator.digest},
                 "beacon": {"address": self._europe.beacon, "ca": self._europe.beacon_ca.read_text()},
-                "registry": {"ca": registry.ca.read_text()},
+                "registry": {"ca": registry.ca.read_text(), "networks": [f"{registry.address}/32"]},
             },
             "wrapper": {
                 "image": {"repository": "cloudtaser/wrapper", "tag": _TAG, "digest": wrapper.digest},
@@ -100,7 +100,7 @@ class Installation:
         parts = []
         for arguments in (
             ("describe", "pods"),
-            ("logs", f"deployment/{OPERATOR}", "--all-containers", "--prefix", "--tail=40"),
+            ("logs", f"deployment/{OPERATOR}", "--all-containers", "--prefix", "--tail=15"),
         ):
             try:
                 parts.append(await plane.kubectl(*arguments, "-n", SYSTEM_NAMESPACE))

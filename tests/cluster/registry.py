@@ -31,6 +31,7 @@ class Registry:
 
     def __init__(self, directory: Path, address: str, outside: Identities) -> None:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.address = address
         self.url = f"https://{address}:{_PORT}"
         self.ca = outside.ca
         certificate, key = outside.server("registry", [HOST, address])

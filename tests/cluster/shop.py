@@ -99,6 +99,7 @@ class Shop:
                 container(self.images.speaking),
                 namespace=SHOP,
                 annotations=asks("db", env_map=MAP),
+                labels=LABEL,
             ),
             *self._stateful_set(),
             self._job("failing", "show", "DB_PASSWORD", ",", "exit", str(JOB_EXIT)),
