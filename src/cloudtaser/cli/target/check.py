@@ -213,8 +213,9 @@ def _probe_pod(namespace: str, node: str, image: str, *, host: bool) -> Json:
         "containers": [container],
     }
     if host:
-        container["volumeMounts"] = [{"name": "lsm", "mountPath": "/host/lsm", "readOnly": True}]
-        spec["volumes"] = [{"name": "lsm", "hostPath": {"path": "/sys/kernel/security/lsm", "type": "File"}}]
+        # not the file itself: a pod waits for ever for one that a node has not
+        container["volumeMounts"] = [{"name": "kernel", "mountPath": "/host/kernel", "readOnly": True}]
+        spec["volumes"] = [{"name": "kernel", "hostPath": {"path": "/sys/kernel"}}]
     return {
         "metadata": {"generateName": "cloudtaser-check-", "namespace": namespace, "labels": {_LABEL: "true"}},
         "spec": spec,

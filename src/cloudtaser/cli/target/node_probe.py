@@ -46,7 +46,7 @@ def probe() -> dict[str, object]:
         "cgroup": 2 if os.path.exists("/sys/fs/cgroup/cgroup.controllers") else 1,
         "swap": None if swaps is None else [line.split()[0] for line in swaps.splitlines()[1:]],
         "btf": os.path.exists("/sys/kernel/btf/vmlinux"),
-        "lsm": text("/host/lsm"),
+        "lsm": text("/host/kernel/security/lsm"),
         "memfd_secret": memfd_secret(),
         "confidential": confidential(),
     }
