@@ -45,7 +45,7 @@ async def report(user: KubeApi, *checks: str) -> dict[str, Any]:
         status.update((await user.get_object(DEBUG_REPORTS, NAMESPACE, name)).get("status") or {})
         return status.get("phase") in ("Complete", "Failed")
 
-    await eventually(made, "the report is made", timeout=120, every=0.3)
+    await eventually(made, "the report is made", timeout=240, every=0.3)
     await user.delete_object(DEBUG_REPORTS, NAMESPACE, name)
     return status
 
@@ -62,7 +62,7 @@ async def test_a_report_goes_the_whole_way_to_openbao(operator_world: OperatorWo
         status.update(await report(user))
         return broken(status) == []
 
-    await eventually(whole, "every hop works", timeout=120, every=1)
+    await eventually(whole, "every hop works", timeout=240, every=1)
     found = status["report"]
     assert [hop["name"] for hop in found["hops"]] == [
         "API server",
@@ -93,7 +93,7 @@ async def test_a_bridge_that_is_away_is_named_and_so_are_the_errors_it_left(
             status.update(await report(user, "hops", "errors"))
             return broken(status) == ["beacon"]
 
-        await eventually(noticed, "the report names the hop", timeout=120, every=1)
+        await eventually(noticed, "the report names the hop", timeout=240, every=1)
         assert "no bridge comes" in status["message"]
         errors = status["report"]["errors"]
         assert {"tunnel"} <= {one["part"] for one in errors}
@@ -102,7 +102,7 @@ async def test_a_bridge_that_is_away_is_named_and_so_are_the_errors_it_left(
     async def works() -> bool:
         return broken(await report(user, "hops")) == []
 
-    await eventually(works, "every hop works again", timeout=120, every=1)
+    await eventually(works, "every hop works again", timeout=240, every=1)
 
 
 async def test_who_may_edit_a_namespace_may_say_what_its_pods_get(
@@ -124,7 +124,7 @@ async def test_who_may_edit_a_namespace_may_say_what_its_pods_get(
             "view", "list", "secretmappings"
         )
 
-    await eventually(taken_up, "the rights are taken up into Kubernetes' roles", timeout=60, every=0.3)
+    await eventually(taken_up, "the rights are taken up into Kubernetes' roles", timeout=180, every=0.3)
     assert await may("edit", "delete", "debugreports")
     for who, verb, what, where in (
         ("view", "create", "cloudtaserconfigs", WHERE),
@@ -153,7 +153,7 @@ async def test_what_keeps_a_workload_from_its_pods_is_an_event_on_it(
         described = await operator_world.plane.kubectl("describe", "deployment", "web", "-n", WHERE)
         return "SecretInjectionRefused" in described and "no CloudTaserConfig 'nowhere'" in described
 
-    await eventually(told, "an event on the Deployment", timeout=120, every=0.5)
+    await eventually(told, "an event on the Deployment", timeout=240, every=0.5)
     kinds = {
         item["regarding"]["kind"]
         for item in (await operator_world.plane.get("events.events.k8s.io", "-n", WHERE))["items"]

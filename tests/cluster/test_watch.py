@@ -63,7 +63,7 @@ async def running(reflector: Reflector[Any]) -> AsyncIterator[None]:
     stop = asyncio.Event()
     task = asyncio.ensure_future(reflector.run(stop))
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             await reflector.wait_synced()
         yield
     finally:
@@ -85,7 +85,7 @@ def config_map(where: str, name: str, **values: str) -> Json:
 
 async def told(changes: Changes, key: tuple[str, str]) -> None:
     """Until `key` is told as changed."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         while await changes.next() != key:
             pass
 
@@ -127,7 +127,7 @@ async def test_a_watch_that_expires_is_gone_on_with_without_listing(kube: Held, 
             async def another(begun: int = begun) -> bool:
                 return kube.watches > begun
 
-            await eventually(another, "the watch has ended and a new one begun", timeout=60)
+            await eventually(another, "the watch has ended and a new one begun", timeout=180)
             await kube.create_object(CONFIG_MAPS, config_map(where, f"one-{number}"))
             await told(changes, (where, f"one-{number}"))
         assert known.lists == 1
@@ -154,7 +154,7 @@ async def test_it_heals_when_the_api_server_is_restarted(
         async def noticed() -> bool:
             return "cannot reach the API server" in known.problem
 
-        await eventually(noticed, "the dead API server is noticed", timeout=60)
+        await eventually(noticed, "the dead API server is noticed", timeout=180)
         assert known.get(where, "kept") is not None
         control_plane.apiserver.start()
         await control_plane.apiserver.wait_until(control_plane.is_ready, "ready again", 120)
@@ -162,7 +162,7 @@ async def test_it_heals_when_the_api_server_is_restarted(
         async def healed() -> bool:
             return known.problem == ""
 
-        await eventually(healed, "it is followed again", timeout=60)
+        await eventually(healed, "it is followed again", timeout=180)
         changes = known.subscribe()
         await kube.create_object(CONFIG_MAPS, config_map(where, "new"))
         await told(changes, (where, "new"))
@@ -186,7 +186,7 @@ async def test_what_was_missed_before_a_compaction_is_told_after_it(
         for _ in range(len(known)):
             await changes.next()
         kube.door.set()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             assert {await changes.next() for _ in range(3)} == {
                 (where, "deleted"),
                 (where, "changed"),
@@ -209,9 +209,9 @@ async def test_a_missing_right_is_said_and_heals_once_it_is_given(
         async def said() -> bool:
             return f"not permitted to list configmaps {where}" in known.problem
 
-        await eventually(said, "the missing right is said", timeout=60)
+        await eventually(said, "the missing right is said", timeout=180)
         await account(control_plane, where, "late", RULES)
-        async with asyncio.timeout(90):
+        async with asyncio.timeout(180):
             await known.wait_synced()
         assert known.problem == ""
         stop.set()
