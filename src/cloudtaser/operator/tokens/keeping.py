@@ -2,7 +2,8 @@
 
 Used by `method`. What it knows it reads: the ledger says which tokens are out, the API server which pods are
 there. So it makes no difference how long nobody led, or who led before. A watch tells at once that a pod
-ended; a sweep each minute finds what the watch missed.
+ended; a sweep each minute finds what the watch missed. Where no token is out, pods are neither listed nor
+watched.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class Keeping:
         self._ended: set[str] = set()
         self._sweep_at = 0.0
         self._wake = asyncio.Event()
+        self._needed = asyncio.Event()
         self._backoff = Backoff(first=2.0, limit=30.0)
         self._reporter = Reporter()
 
@@ -64,6 +66,10 @@ class Keeping:
     def tokens(self) -> int:
         """Tokens that are kept alive now."""
         return len(self._renewals)
+
+    def expect(self) -> None:
+        """A token was made here: somebody is needed to look after it."""
+        self._needed.set()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Keep them. What cannot be done now is done later; no failure ends it."""
@@ -86,6 +92,7 @@ class Keeping:
     async def _watch(self) -> None:
         backoff = Backoff(first=0.5, limit=15.0)
         while True:
+            await self._needed.wait()
             try:
                 async with contextlib.aclosing(self._cluster.ended_pods()) as ended:
                     async for uid in ended:
@@ -133,6 +140,11 @@ class Keeping:
     async def _sweep(self) -> None:
         self._ended.clear()  # before it looks: what ends from now on is looked at again
         entries = await self._ledger.entries()
+        if not entries:
+            self._needed.clear()
+            self._renewals = Renewals()
+            return
+        self._needed.set()
         findings = judge(entries, await self._cluster.live_pods(), self._wall())
         self._renewals.follow(findings.kept, self._clock(), self._wall(), random.random())  # noqa: S311
         if findings.gone:

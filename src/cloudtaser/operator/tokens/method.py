@@ -76,17 +76,6 @@ class TokenMethod:
         self._vault = Vault(pipe, identity, clock=clock)
         self._ledger = Ledger(cluster)
         self.credentials = Credentials(self._vault, identity, settings.fingerprint, self.metrics)
-        self._minting = Minting(
-            cluster,
-            self._vault,
-            self.credentials,
-            self._ledger,
-            events,
-            self.metrics,
-            limits=settings.minting,
-            clock=clock,
-            wall=wall,
-        )
         self.keeping = Keeping(
             cluster,
             self._vault,
@@ -97,6 +86,18 @@ class TokenMethod:
             sweep_every=settings.sweep_every,
         )
         """The leader's controller."""
+        self._minting = Minting(
+            cluster,
+            self._vault,
+            self.credentials,
+            self._ledger,
+            events,
+            self.metrics,
+            limits=settings.minting,
+            on_minted=self.keeping.expect,
+            clock=clock,
+            wall=wall,
+        )
         self._door = Door(
             settings.listen, settings.door, lambda: self.credentials.context, self._hear, self.metrics
         )

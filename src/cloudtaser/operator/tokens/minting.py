@@ -86,15 +86,18 @@ class Minting:
         metrics: TokenMetrics,
         *,
         limits: MintingLimits,
+        on_minted: Callable[[], None],
         clock: Callable[[], float],
         wall: Callable[[], float],
     ) -> None:
-        """`clock` is steady, `wall` the time of day; both in seconds."""
+        """`on_minted` is called for each token that was made. `clock` is steady, `wall` the time of day; both
+        in seconds."""
         self.cluster = cluster
         self.vault = vault
         self.credentials = credentials
         self.ledger = ledger
         self.metrics = metrics
+        self.on_minted = on_minted
         self.wall = wall
         self._events = events
         self._limits = limits
@@ -149,8 +152,8 @@ class Minting:
             self._running[key] = job
             try:
                 await self._serve(job)
-            except CloudtaserError as error:  # of the wiring: a step catches its own
-                _log.warning("a pod was not unsealed", pod=str(job.announcer.pod), error=error.diagnostic())
+            except Exception as error:  # noqa: BLE001  # one pod's trouble must not be everybody's
+                _log.error("a pod was not unsealed", pod=str(job.announcer.pod), error=type(error).__name__)
             finally:
                 del self._running[key]
                 following = self._next.pop(key, None)
@@ -236,6 +239,7 @@ class _Service:
         job, of = self._job, self._of
         minted = await of.vault.mint(self._pod, job.announcer.service_account, job.container)
         of.metrics.tokens.labels("minted").inc()
+        of.on_minted()
         self._token = Token(minted.token, minted.ttl)
         entry = Entry(self._pod, job.container, minted.accessor, int(of.wall()), minted.ttl)
         self._entries[minted.accessor] = entry

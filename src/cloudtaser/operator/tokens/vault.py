@@ -34,6 +34,7 @@ from cloudtaser.wire.strict_json import dump_object, parse_object
 
 CALL_SECONDS: Final = 15.0
 RENEW_OWN_AT: Final = 2 / 3
+FAILED_FOR: Final = 1.0
 _MAX_ANSWER: Final = 64 * 1024
 
 
@@ -79,6 +80,7 @@ class Vault:
         self._token: Secret | None = None
         self._renew_at = 0.0
         self._ends_at = 0.0
+        self._failed: tuple[float, CloudtaserError] | None = None
 
     async def certify(self, server_csr: str, seal_csr: str) -> Certified:
         """Have both requests' keys certified, as operator of this cluster."""
@@ -168,10 +170,21 @@ class Vault:
         async with self._login:
             now, token = self._clock(), self._token
             if token is None or token == instead_of or now >= self._ends_at:
-                return await self._log_in(now)
+                return await self._log_in_once(now)
             if now >= self._renew_at:
                 return await self._renew_own(token, now)
             return token
+
+    async def _log_in_once(self, now: float) -> Secret:
+        """Who waited while a login failed hears of that, and does not try the same at once."""
+        if self._failed is not None and now < self._failed[0]:
+            error = self._failed[1]
+            raise type(error)(error.what, on=error.on, fix=error.fix)
+        try:
+            return await self._log_in(now)
+        except CloudtaserError as error:
+            self._failed = self._clock() + FAILED_FOR, error
+            raise
 
     async def _log_in(self, now: float) -> Secret:
         self._token = None

@@ -28,6 +28,9 @@ class ClusterInMemory:
     ended: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
     verdict: TokenReview = field(default_factory=lambda: TokenReview(False))
     reviews: int = 0
+    reads: int = 0
+    lists: int = 0
+    watches: int = 0
 
     async def review(self, token: Secret, audience: str) -> TokenReview:
         self.reviews += 1
@@ -46,14 +49,17 @@ class ClusterInMemory:
         self.pods[pod.uid] = LivePod(pod, next(iter(annotations.values())))
 
     async def live_pods(self) -> Mapping[str, LivePod]:
+        self.lists += 1
         self._fail()
         return dict(self.pods)
 
     async def ended_pods(self) -> AsyncGenerator[str, None]:
+        self.watches += 1
         while True:
             yield await self.ended.get()
 
     async def read_ledger(self, name: str) -> Mapping[str, str]:
+        self.reads += 1
         self._fail()
         return dict(self.maps.get(name, {}))
 

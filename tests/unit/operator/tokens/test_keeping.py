@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from cloudtaser.errors import UnavailableError
 from cloudtaser.operator.tokens.keeping import Keeping
-from cloudtaser.operator.tokens.ledger import Entry, Ledger
+from cloudtaser.operator.tokens.ledger import NAMES, Entry, Ledger
 from cloudtaser.operator.tokens.metrics import TokenMetrics
 from cloudtaser.operator.tokens.vault import Vault
 from tests.chain_tools import eventually
@@ -118,3 +118,14 @@ async def test_an_annotation_that_lies_is_put_right() -> None:
     async with scene.led():
         await until(lambda: scene.cluster.pods["a"].annotation == "web=one", "it says what is in use")
     assert scene.vault.revoked == []
+
+
+async def test_where_no_token_is_out_pods_are_neither_listed_nor_watched() -> None:
+    scene = Scene(sweep_every=0.01)
+    async with scene.led() as keeping:
+        await until(lambda: scene.cluster.reads >= 3 * len(NAMES), "it has looked three times")
+        assert (scene.cluster.lists, scene.cluster.watches) == (0, 0)
+        scene.cluster.pods = {"a": live()}
+        scene.put(entry())
+        keeping.expect()
+        await until(lambda: scene.cluster.lists and scene.cluster.watches and keeping.tokens, "now they are")

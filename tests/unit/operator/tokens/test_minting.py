@@ -37,7 +37,8 @@ def make(waiting: int = 100) -> Scene:
     cluster, events = ClusterInMemory(), Events()
     minting = Minting(
         cluster, cast(Vault, VaultInMemory()), cast(Credentials, None), Ledger(cluster), events, metrics,
-        limits=MintingLimits(workers=2, waiting=waiting), clock=lambda: scene.now, wall=lambda: 0.0,
+        limits=MintingLimits(workers=2, waiting=waiting), on_minted=lambda: None,
+        clock=lambda: scene.now, wall=lambda: 0.0,
     )  # fmt: skip
     scene = Scene(minting, events)
     return scene
