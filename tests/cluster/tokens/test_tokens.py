@@ -106,6 +106,7 @@ async def test_without_a_grant_no_token_is_made_and_the_pod_says_how_to_get_one(
     await world.delete(pod)
 
 
+@pytest.mark.slow
 async def test_whoever_is_not_the_pod_that_he_names_gets_nothing(
     world: TokenWorld, node: StandInNode, replica: Replica
 ) -> None:
@@ -172,6 +173,7 @@ async def test_somebody_elses_accessor_in_a_pods_annotation_revokes_nothing(
         await world.until_gone(pod)
 
 
+@pytest.mark.slow
 async def test_what_ended_while_no_operator_ran_is_revoked_when_one_is_back(
     world: TokenWorld, node: StandInNode, replica: Replica
 ) -> None:
@@ -190,6 +192,7 @@ async def test_what_ended_while_no_operator_ran_is_revoked_when_one_is_back(
     await world.until_gone(pods[2])
 
 
+@pytest.mark.slow
 async def test_another_replica_takes_over_when_the_leader_is_killed(
     world: TokenWorld, node: StandInNode, replica: Replica
 ) -> None:
@@ -211,6 +214,7 @@ async def test_another_replica_takes_over_when_the_leader_is_killed(
     await world.until_gone(another)
 
 
+@pytest.mark.slow
 async def test_tokens_are_renewed_before_they_end_also_by_who_comes_to_lead(
     world: TokenWorld, node: StandInNode, replica: Replica
 ) -> None:
