@@ -26,7 +26,7 @@ SOCKET = Path("/run/cloudtaser/agent.sock")
 BPF = 321  # the system call, on x86-64
 NEXT_ID = {"prog": 11, "map": 12, "link": 31}  # commands of bpf(2)
 GET_FD_BY_ID = 14  # of a map
-TOOL_SECONDS = 180
+TOOL_SECONDS = 1200
 JVM = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx32m", "-Xshare:auto")
 PYTHON = """
 import os

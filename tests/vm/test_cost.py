@@ -6,7 +6,7 @@ import pytest
 
 from bench.ebpf.compare import BAR, cost, measured
 
-pytestmark = [pytest.mark.kernel, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(1800)]
 
 
 @pytest.mark.parametrize(("kernel", "tier"), [("6.12", "lsm"), ("6.1", "fmod_ret")])

@@ -16,9 +16,9 @@ import pytest
 from cloudtaser.ebpf.vectors import BY_NUMBER, Kind
 from tests.vm import checks
 from tests.vm.attacks.table import ATTACKS, SCENARIOS, Attack, Scenario, Subject
-from tests.vm.reports import CASES, SECONDS, report
+from tests.vm.reports import CASES, report
 
-pytestmark = [pytest.mark.kernel, pytest.mark.timeout(SECONDS + 300)]
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(3000)]
 
 EVERYTHING = os.environ.get("CLOUDTASER_KERNELS") == "all"
 MAIN = "6.12"

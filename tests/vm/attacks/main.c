@@ -23,7 +23,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { CONTROL = 3, SECONDS = 30 };
+enum { CONTROL = 3, SECONDS = 300 };
 
 static void say(const char *text, size_t length)
 {

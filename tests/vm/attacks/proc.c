@@ -20,7 +20,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { SEARCH_SECONDS = 300 };
+enum { SEARCH_SECONDS = 3000 };
 
 static int opened(const struct target *t, const char *name)
 {
