@@ -18,6 +18,7 @@ from cloudtaser.operator.carrier import Carrier
 from cloudtaser.operator.config import BrokerConfig
 from cloudtaser.operator.metrics import Metrics
 from cloudtaser.operator.operator_door import OperatorDoor
+from cloudtaser.operator.remote_exchanges import RemoteExchanges
 from cloudtaser.operator.remote_manager import RemoteManager
 from cloudtaser.operator.seam import BROKER_SOCKET, MANAGER_SOCKET
 
@@ -77,7 +78,8 @@ class BrokerContainer:
 
     async def _start(self, fingerprint: str) -> Carrier:
         config = replace(self.config.carrier, fingerprint=fingerprint)
-        carrier = Carrier(config, self.manager, self.config.apiserver, self.metrics, tap=self._tap)
+        exchanges, apiserver = RemoteExchanges(self.manager), self.config.apiserver
+        carrier = Carrier(config, self.manager, exchanges, apiserver, self.metrics, tap=self._tap)
         self.carrier = carrier
         self.door = OperatorDoor(
             str(Path(self.config.sockets) / BROKER_SOCKET),

@@ -1,8 +1,8 @@
 """Carrier: everything of the operator that carries bytes: beacons, tunnels, pipes, and their certificate.
 
 Used by `standalone`, with a manager in the same process, and by `broker_container`, with one behind a Unix
-socket. It holds no identity at the API server and no token: what it needs for enrolment it asks its
-`ManagerApi`.
+socket. It holds no identity at the API server and no token: for enrolment it brings connections, and the
+`Exchanges` that it is given run on them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cloudtaser.operator.broker import ADMINS, Broker, Tap
 from cloudtaser.operator.config import Config
 from cloudtaser.operator.control import Controls
 from cloudtaser.operator.enrol import Enrol
-from cloudtaser.operator.manager import ManagerApi
+from cloudtaser.operator.exchanges import Exchanges, TrustReader
 from cloudtaser.operator.metrics import Metrics
 from cloudtaser.operator.renewal import Renewal
 from cloudtaser.operator.reverse_port import ReversePort
@@ -36,7 +36,8 @@ class Carrier:
     def __init__(
         self,
         config: Config,
-        manager: ManagerApi,
+        manager: TrustReader,
+        exchanges: Exchanges,
         apiserver: Address,
         metrics: Metrics,
         *,
@@ -63,8 +64,8 @@ class Carrier:
             config.listen, config.limits, self.tunnels, metrics, tap=tap, incidents=self.incidents
         )
         self.admin = self._admin(config)
-        self.enrol = Enrol(config, manager, self.beacons)
-        self.renewal = Renewal(config, manager, self.enrol, self.tunnels, metrics)
+        self.enrol = Enrol(config, manager, self.beacons, exchanges)
+        self.renewal = Renewal(exchanges, self.enrol, self.tunnels, metrics)
         self.controls = Controls(metrics, parked=lambda: self.tunnels.parked, on_renew=self.renewal.hint)
         self.tasks: list[asyncio.Task[None]] = []
         self.tunnels.watch(self.controls.serve)

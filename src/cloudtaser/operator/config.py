@@ -7,7 +7,6 @@ Used by `app`. A bad value names itself, where it came from and the fix. (The ma
 from __future__ import annotations
 
 import ipaddress
-import os
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ from cloudtaser.errors import ConfigError, UsageError
 from cloudtaser.net.dial import Address
 from cloudtaser.net.proxy import DIRECT, Proxies
 from cloudtaser.operator.flags import PREFIX, broker_parser, build_parser
-from cloudtaser.operator.settings import Listen, Settings, bridge_pin, info_hash, log_level
+from cloudtaser.operator.settings import Listen, Settings, bridge_pin, info_hash, join_code, log_level
 from cloudtaser.secret import Secret
 from cloudtaser.wire.hashes import check_fingerprint
 from cloudtaser.wire.names import SYSTEM_NAMESPACE
@@ -157,7 +156,7 @@ def _carrying(config: Config, settings: Settings, environment: Mapping[str, str]
         proxies=proxies(settings, environment),
         bridge_pin=bridge_pin(settings),
         beacon_info_hash=info_hash(settings),
-        join_code=_join_code(settings),
+        join_code=join_code(settings),
         id=settings.get("id") or socket.gethostname(),
         log_level=log_level(settings),
     )
@@ -232,19 +231,3 @@ def proxies(settings: Settings, environment: Mapping[str, str]) -> Proxies:
         ca_file=settings.get("proxy_ca") or None,
         direct=[*_IN_CLUSTER, *own],
     )
-
-
-def _join_code(settings: Settings) -> Secret:
-    path = settings.get("join_code_file")
-    if not path:
-        return Secret(b"")
-    try:
-        with open(path, "rb") as file:
-            code = file.read(4096).strip()
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read the join code: {os.strerror(error.errno or 0)}", on=path, fix="check that file"
-        ) from None
-    if not code or not code.isascii():
-        raise ConfigError("the join code file holds no join code", on=path, fix="write the code into it")
-    return Secret(code)

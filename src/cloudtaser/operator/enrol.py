@@ -12,10 +12,8 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from cloudtaser.errors import CloudtaserError, UnavailableError
-from cloudtaser.net.frames import NoiseDialogue
 from cloudtaser.net.log import get_logger
 from cloudtaser.operator.beacons import Beacons
-from cloudtaser.operator.certificates import BrokerKey
 from cloudtaser.operator.config import Config
 from cloudtaser.operator.enrolment import (
     ComeBack,
@@ -26,19 +24,10 @@ from cloudtaser.operator.enrolment import (
     ReadTrust,
     Reporter,
 )
-from cloudtaser.operator.exchange import (
-    Applicant,
-    BridgeRefusedError,
-    Certified,
-    Dialogue,
-    come_back,
-    introduce,
-)
-from cloudtaser.operator.manager import ManagerApi
+from cloudtaser.operator.exchange import BridgeRefusedError, Certified
+from cloudtaser.operator.exchanges import Exchange, Exchanges, TrustReader
 from cloudtaser.operator.trust import Trust, TrustDiffersError
-from cloudtaser.wire.bootstrap import Mode, derive_psk, prologue
 from cloudtaser.wire.hashes import init_room
-from cloudtaser.wire.noise import Channel
 
 _NOBODY: Final = {
     Introduce: "waiting for a bridge to initialise this cluster: is it registered, does the bridge run?",
@@ -57,8 +46,9 @@ class Enrol:
     def __init__(
         self,
         config: Config,
-        manager: ManagerApi,
+        manager: TrustReader,
         beacons: Beacons,
+        exchanges: Exchanges,
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         patience: float = 10.0,
@@ -66,6 +56,7 @@ class Enrol:
         self._config = config
         self._manager = manager
         self._beacons = beacons
+        self._exchanges = exchanges
         self._sleep = sleep
         self._patience = patience
         self._reporter = Reporter()
@@ -74,34 +65,27 @@ class Enrol:
     async def run(self) -> Certified:
         """A certificate, however long it takes. Ends only with one, or cancelled."""
         machine = Enrolment(join_code=bool(self._config.join_code), patience=self._patience)
-        applicant = Applicant(
-            self._config.fingerprint,
-            self._manager,
-            BrokerKey.generate(),
-            self._config.bridge_pin,
-            self._config.beacon_info_hash,
-        )
         certified: Certified | None = None
         while not isinstance(machine.step, Enrolled):
-            outcome, answer = await self._take(machine.step, applicant)
+            outcome, answer = await self._take(machine.step)
             certified = answer or certified
             machine.report(outcome)
         assert certified is not None
         return certified
 
     async def _take(
-        self, step: ReadTrust | Introduce | ComeBack | Enrolled, applicant: Applicant
+        self, step: ReadTrust | Introduce | ComeBack | Enrolled
     ) -> tuple[Outcome, Certified | None]:
         match step:
             case ReadTrust(delay):
                 await self._pause(delay)
                 return await self._read_trust(), None
-            case Introduce(mode, patience):
-                return await self._try(step, lambda: self._introduce(mode, patience, applicant))
+            case Introduce(_, patience):
+                return await self._try(step, lambda: self._introduce(patience))
             case ComeBack(delay, patience):
                 await self._pause(delay)
                 await self._follow()
-                return await self._try(step, lambda: self._come_back(patience, applicant))
+                return await self._try(step, lambda: self._come_back(patience))
         raise AssertionError(step)
 
     async def _read_trust(self) -> Outcome:
@@ -161,44 +145,24 @@ class Enrol:
         )
         return Outcome.CERTIFIED, certified
 
-    async def _introduce(self, mode: Mode, patience: float, applicant: Applicant) -> Certified:
-        introduction = await self._manager.introduction()
-        room = init_room(self._config.fingerprint)
-        code = self._config.join_code.reveal_text() if mode is Mode.INIT_WITH_CODE else ""
-        psk = derive_psk(self._config.fingerprint, code)
-        return await self._meet(
-            room, psk, mode, patience, lambda dialogue: introduce(dialogue, applicant, introduction)
-        )
+    async def _introduce(self, patience: float) -> Certified:
+        make = await self._exchanges.introduce()
+        return await self._meet(init_room(self._config.fingerprint), patience, make)
 
-    async def _come_back(self, patience: float, applicant: Applicant) -> Certified:
+    async def _come_back(self, patience: float) -> Certified:
         assert self.trust is not None
         trust = self.trust
         self._beacons.serve(trust.operational_room, trust.return_room)
-        return await self._meet(
-            trust.return_room,
-            derive_psk(self._config.fingerprint),
-            Mode.RETURN,
-            patience,
-            lambda dialogue: come_back(dialogue, applicant, trust),
-        )
+        return await self._meet(trust.return_room, patience, lambda: self._exchanges.come_back(trust))
 
-    async def _meet(
-        self,
-        room: bytes,
-        psk: bytes,
-        mode: Mode,
-        patience: float,
-        talk: Callable[[Dialogue], Awaitable[Certified]],
-    ) -> Certified:
+    async def _meet(self, room: bytes, patience: float, make: Callable[[], Exchange]) -> Certified:
         try:
             async with asyncio.timeout(patience):
-                match = await self._beacons.match(
-                    room, lambda: NoiseDialogue(Channel.initiator(psk, prologue(room, mode)))
-                )
+                match = await self._beacons.match(room, make)
         except TimeoutError:
             raise _NobodyCameError("nobody came") from None
         try:
-            return await talk(match.protocol)
+            return await match.protocol.finish()
         finally:
             match.protocol.close()
 

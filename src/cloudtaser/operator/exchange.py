@@ -90,6 +90,7 @@ class BridgeRefusedError(RefusedError):
             fix=fixes.get(refusal.error, ""),
         )
         self.code = refusal.error
+        self.message = refusal.message
 
 
 @dataclass(frozen=True, slots=True)

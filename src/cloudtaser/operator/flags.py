@@ -97,11 +97,7 @@ def manager_parser() -> argparse.ArgumentParser:
     _container(
         parser, "--broker-uid", "uid of the broker's container; nobody else is answered (default 65533)"
     )
-    add = parser.add_argument_group(
-        "which bridge is believed", "As `cloudtaser-cli source register` prints them."
-    ).add_argument
-    add("--bridge-pin", metavar="PIN", help="spki-sha256:HEX of the tunnel CA; no other is stored")
-    add("--beacon-info-hash", metavar="HEX", help="SHA-256 of the tunnel CA; no other is stored")
+    _trust(parser)
     add = parser.add_argument_group("webhook").add_argument
     add("--settings", metavar="FILE", help="what holds for every pod (default /etc/cloudtaser/settings.json)")
     add(
@@ -141,7 +137,7 @@ def broker_parser() -> argparse.ArgumentParser:
     _container(
         parser, "--manager-uid", "uid of the manager's container; nobody else is believed (default 65532)"
     )
-    for add_group in (_ways, _reverse, _trust, _pods):
+    for add_group in (_ways, _reverse, _pods):
         add_group(parser)
     _operations(parser, ":8082", ":8082")
     return parser

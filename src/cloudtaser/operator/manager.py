@@ -1,9 +1,7 @@
-"""Manager: the side of the operator that holds a Kubernetes identity, and the narrow seam to the broker.
+"""Manager: the side of the operator that holds a Kubernetes identity.
 
-The broker has no ServiceAccount token of its own. What it needs for enrolment it asks through `ManagerApi`,
-which speaks in texts and bytes only, so that the two can live in one process (as now) or in two containers
-with a Unix socket between them. Tokens that are the manager's alone (for the operator stream) are not part of
-that seam.
+`ManagerApi` is what exchanges with bridges need of it (`exchange`, `exchanges`); they run in the manager's
+process. Used by `standalone` and `manager_container`.
 """
 
 from __future__ import annotations
@@ -43,7 +41,7 @@ class Introduction:
 
 
 class ManagerApi(Protocol):
-    """All that the broker may ask of the manager."""
+    """What exchanges with bridges need."""
 
     async def introduction(self) -> Introduction:
         """Issuer, keys and CA of the API server, and who we are to it."""

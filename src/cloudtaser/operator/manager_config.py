@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from cloudtaser.errors import ConfigError
@@ -17,7 +17,8 @@ from cloudtaser.net.proxy import DIRECT, Proxies
 from cloudtaser.net.rates import Rate
 from cloudtaser.operator.config import BROKER_UID, SOCKETS, api_server, proxies
 from cloudtaser.operator.flags import manager_parser
-from cloudtaser.operator.settings import Listen, Settings, bridge_pin, info_hash, log_level
+from cloudtaser.operator.settings import Listen, Settings, bridge_pin, info_hash, join_code, log_level
+from cloudtaser.secret import Secret
 from cloudtaser.wire.names import SYSTEM_NAMESPACE, WEBHOOK_SERVICE
 
 WEBHOOK: Final = Listen("", 9443)
@@ -46,6 +47,7 @@ class ManagerConfig:
     broker_uid: int = BROKER_UID
     bridge_pin: str = ""
     info_hash: str = ""
+    join_code: Secret = field(default_factory=lambda: Secret(b""))
     webhook_listen: Listen = WEBHOOK
     webhook_service: str = WEBHOOK_SERVICE
     webhook_config: str = WEBHOOK_SERVICE
@@ -89,6 +91,7 @@ def read_manager(arguments: Sequence[str], environment: Mapping[str, str]) -> Ma
         broker_uid=settings.number("broker_uid", BROKER_UID),
         bridge_pin=bridge_pin(settings),
         info_hash=info_hash(settings),
+        join_code=join_code(settings),
         webhook_listen=settings.listen("webhook_listen", WEBHOOK) or WEBHOOK,
         webhook_service=settings.get("webhook_service") or WEBHOOK_SERVICE,
         webhook_config=settings.get("webhook_config") or WEBHOOK_SERVICE,

@@ -27,6 +27,7 @@ from cloudtaser.operator.bridge_calls import BridgeCalls
 from cloudtaser.operator.controllers.assembly import Controllers
 from cloudtaser.operator.controllers.evidence import OperatorEvidence
 from cloudtaser.operator.enrolment import Reporter
+from cloudtaser.operator.exchanges import LocalExchanges
 from cloudtaser.operator.key_watch import KeyWatch
 from cloudtaser.operator.leadership import Leadership
 from cloudtaser.operator.manager import Manager
@@ -182,7 +183,15 @@ class ManagerContainer:
         if config.sockets is not None and routes is not None:
             self._streams = OperatorStreams(manager, self.metrics)
             routes.watch(self._streams.serve)
-            self._door = ManagerDoor(str(Path(config.sockets) / MANAGER_SOCKET), config.broker_uid, manager)
+            exchanges = LocalExchanges(
+                fingerprint,
+                manager,
+                bridge_pin=config.bridge_pin,
+                info_hash=config.info_hash,
+                join_code=config.join_code,
+            )
+            socket = str(Path(config.sockets) / MANAGER_SOCKET)
+            self._door = ManagerDoor(socket, config.broker_uid, manager, exchanges)
             await self._door.start()
             self._run(routes.run())
             self._run(KeyWatch(manager.jwks, routes.keys_changed).run())

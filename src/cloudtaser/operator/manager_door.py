@@ -1,38 +1,34 @@
-"""ManagerDoor: the manager's Unix socket, at which the broker asks; everything of `ManagerApi`, nothing else.
+"""ManagerDoor: the manager's Unix socket, at which the broker asks who we are, and brings connections.
 
 Used by `manager_container`. One question a connection, few at a time. Whoever has not the broker's uid is cut
-off before a byte is read. The broker is not believed: the trust it wants stored is verified anew here.
+off before a byte is read. Exchanges with bridges run here: the broker passes their bytes, and is given what
+came of them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from typing import Any, Final, Protocol
 
-from cloudtaser.errors import CloudtaserError, ProtocolError
+from cloudtaser.errors import CloudtaserError, ProtocolError, RefusedError, UnavailableError
 from cloudtaser.net.log import get_logger
 from cloudtaser.operator.enrolment import Reporter
-from cloudtaser.operator.manager import ManagerApi
-from cloudtaser.operator.seam import (
-    ANSWER_SECONDS,
-    FRAME_SECONDS,
-    bind,
-    failure,
-    frame,
-    peer_uid,
-    read_frame,
-    text,
-)
+from cloudtaser.operator.exchange import Certified
+from cloudtaser.operator.exchanges import Exchange, Exchanges, TrustReader
+from cloudtaser.operator.remote_exchanges import EXCHANGE_SECONDS, encode
+from cloudtaser.operator.seam import FRAME_SECONDS, bind, failure, frame, peer_uid, read_frame, text
 from cloudtaser.operator.succession import encode_lineage
-from cloudtaser.operator.trust import Trust
 
-MAX_CONNECTIONS: Final = 8
+MAX_CONNECTIONS: Final = 16
+MAX_RESULTS: Final = 16
+"""Ends of exchanges that wait to be asked for."""
 
 _log = get_logger("operator.manager_door")
 
 
-class Answerer(ManagerApi, Protocol):
+class Answerer(TrustReader, Protocol):
     """What answers: the manager."""
 
     fingerprint: str
@@ -41,7 +37,9 @@ class Answerer(ManagerApi, Protocol):
 class ManagerDoor:
     """The socket and who is at it."""
 
-    def __init__(self, path: str, broker_uid: int, manager: Answerer) -> None:
+    def __init__(self, path: str, broker_uid: int, manager: Answerer, exchanges: Exchanges) -> None:
+        self._exchanges = exchanges
+        self._results: dict[str, asyncio.Future[Certified]] = {}
         self._path = path
         self._broker_uid = broker_uid
         self._manager = manager
@@ -75,9 +73,15 @@ class ManagerDoor:
         task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        handed_over = False
         try:
             question = await read_frame(reader, FRAME_SECONDS)
-            async with asyncio.timeout(ANSWER_SECONDS):
+            if question.get("ask") in ("introduce", "come_back"):
+                exchange = await self._exchange(question)
+                handed_over = True
+                await self._run(exchange, writer)
+                return
+            async with asyncio.timeout(EXCHANGE_SECONDS):
                 writer.write(frame(await self._answer(question)))
                 self.asked += 1
         except CloudtaserError as error:
@@ -89,42 +93,67 @@ class ManagerDoor:
             _log.warning("the broker's question took too long")
         finally:
             writer.close()
-            with contextlib.suppress(OSError, TimeoutError):
-                async with asyncio.timeout(FRAME_SECONDS):
-                    await writer.wait_closed()
+            if not handed_over:
+                with contextlib.suppress(OSError, TimeoutError):
+                    async with asyncio.timeout(FRAME_SECONDS):
+                        await writer.wait_closed()
 
     async def _answer(self, question: dict[str, Any]) -> dict[str, Any]:
         match question.get("ask"):
             case "cluster":
                 return {"fingerprint": self._manager.fingerprint}
-            case "introduction":
-                introduction = await self._manager.introduction()
-                return {
-                    "issuer": introduction.issuer,
-                    "jwks": introduction.jwks,
-                    "cluster_ca": introduction.cluster_ca,
-                    "subject": introduction.subject,
-                }
-            case "channel_token":
-                h, spki = _bytes(question, "h"), _bytes(question, "spki")
-                token = await self._manager.channel_token(h, spki)
-                return {"token": token.reveal_text()}
             case "read_trust":
                 trust = await self._manager.read_trust()
                 if trust is None:
                     return {"tunnel_ca": ""}
                 return {"tunnel_ca": trust.tunnel_ca, "lineage": encode_lineage(trust.lineage)}
-            case "keep":
-                trust = Trust.from_pem(
-                    text(question, "tunnel_ca"), text(question, "lineage"), self._manager.fingerprint
-                )
-                await self._manager.keep(trust, text(question, "pod_ca"), text(question, "former_pod_cas"))
-                return {}
+            case "result":
+                result = self._results.get(text(question, "id"))
+                if result is None:
+                    raise UnavailableError("there is no such exchange any more")
+                return encode(await asyncio.shield(result))
         raise ProtocolError("the broker asked what no broker asks")
 
+    async def _exchange(self, question: dict[str, Any]) -> Exchange:
+        """What runs on the connection that the broker brings. It does not choose freely: never the first way
+        again once a tunnel CA is pinned, and no other CA than that one or one that it descends from."""
+        pinned = await self._manager.read_trust()
+        if question["ask"] == "introduce":
+            if pinned is not None:
+                raise RefusedError("this cluster is initialised: it is to come back")
+            return (await self._exchanges.introduce())()
+        if pinned is None:
+            raise RefusedError("this cluster is not initialised")
+        return self._exchanges.come_back(pinned.ancestor(text(question, "tunnel_ca")))
 
-def _bytes(fields: dict[str, Any], name: str) -> bytes:
-    try:
-        return bytes.fromhex(text(fields, name))
-    except ValueError:
-        raise ProtocolError(f"a frame's {name!r} is not hexadecimal") from None
+    async def _run(self, exchange: Exchange, writer: asyncio.StreamWriter) -> None:
+        """Let the exchange have the connection; what it ends with is kept for a while, to be asked for."""
+        number = os.urandom(8).hex()
+        result: asyncio.Future[Certified] = asyncio.get_running_loop().create_future()
+        result.add_done_callback(_seen)
+        self._results[number] = result
+        while len(self._results) > MAX_RESULTS:
+            self._results.pop(next(iter(self._results)))
+        writer.write(frame({"ok": True, "id": number}))
+        writer.transport.set_protocol(exchange)
+        exchange.connection_made(writer.transport)
+        try:
+            async with asyncio.timeout(EXCHANGE_SECONDS):
+                result.set_result(await exchange.finish())
+        except CloudtaserError as error:
+            result.set_exception(error)
+        except TimeoutError:
+            result.set_exception(UnavailableError(f"no end of an exchange within {EXCHANGE_SECONDS:g} s"))
+        except asyncio.CancelledError:
+            result.cancel()
+            raise
+        finally:
+            exchange.close()
+            loop = asyncio.get_running_loop()
+            loop.call_later(EXCHANGE_SECONDS, self._results.pop, number, None)
+
+
+def _seen(result: asyncio.Future[Certified]) -> None:
+    """A broker that never asks leaves an exception that nobody retrieves."""
+    if not result.cancelled():
+        result.exception()

@@ -10,16 +10,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from cloudtaser.errors import CloudtaserError, ProtocolError, RefusedError, UnavailableError
+from cloudtaser.errors import CloudtaserError, ProtocolError, UnavailableError
 from cloudtaser.net.dial import Backoff
 from cloudtaser.net.log import get_logger
 from cloudtaser.net.tls import reason
 from cloudtaser.operator.enrolment import Reporter
 from cloudtaser.operator.incidents import KEPT, Incident
 from cloudtaser.operator.routes import Route
-from cloudtaser.operator.seam import FRAME_SECONDS, Frames, frame, peer_uid, raise_failure, read_frame
+from cloudtaser.operator.seam import FRAME_SECONDS, frame, raise_failure, read_frame
+from cloudtaser.operator.seam_dial import dial_seam, require_uid
 
 MAX_ROUTES: Final = 64
 CONNECT_SECONDS: Final = 5.0
@@ -62,19 +63,8 @@ class RemoteRoute:
 
     async def open(self, protocol: asyncio.Protocol) -> None:
         """See Route."""
-        loop = asyncio.get_running_loop()
-        dial = _Dial(self._broker_uid, {"what": "operator", "link": self._number}, protocol)
-        try:
-            async with asyncio.timeout(CONNECT_SECONDS + FRAME_SECONDS):
-                await loop.create_unix_connection(lambda: dial, self._path)
-                await dial.connected
-        except (OSError, TimeoutError) as error:
-            dial.abort()
-            why = reason(error) if isinstance(error, OSError) else "no answer"
-            raise UnavailableError(f"the broker's container is not there: {why}", on=self._path) from None
-        except asyncio.CancelledError:
-            dial.abort()
-            raise
+        question = {"what": "operator", "link": self._number}
+        await dial_seam(self._path, self._broker_uid, question, protocol)
 
     def leave(self) -> None:
         """It takes no new streams from now on."""
@@ -141,7 +131,7 @@ class RemoteRoutes:
             why = reason(error) if isinstance(error, OSError) else "no answer"
             raise UnavailableError(f"the broker's container is not there: {why}", on=self._path) from None
         try:
-            _require_uid(peer_uid(writer.transport), self._broker_uid, self._path)
+            require_uid(writer.transport, self._broker_uid, self._path)
             writer.write(frame({"what": "incidents"}))
             answer = await read_frame(reader, FRAME_SECONDS)
         finally:
@@ -163,7 +153,7 @@ class RemoteRoutes:
             why = reason(error) if isinstance(error, OSError) else "no answer"
             raise UnavailableError(f"the broker's container is not there: {why}", on=self._path) from None
         try:
-            _require_uid(peer_uid(writer.transport), self._broker_uid, self._path)
+            require_uid(writer.transport, self._broker_uid, self._path)
             writer.write(frame({"what": "links"}))
             self._writer = writer
             while True:
@@ -199,65 +189,3 @@ class RemoteRoutes:
         self.state = {}
         for number in list(self._routes):
             self._routes.pop(number).end()
-
-
-class _Dial(asyncio.Protocol):
-    """Asks for a stream; once it is granted, `protocol` takes the connection over."""
-
-    def __init__(self, broker_uid: int, question: dict[str, Any], protocol: asyncio.Protocol) -> None:
-        self._broker_uid = broker_uid
-        self._question = question
-        self._protocol = protocol
-        self._frames = Frames(4096)
-        self._transport: asyncio.Transport | None = None
-        self.connected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-        try:
-            _require_uid(peer_uid(transport), self._broker_uid, "the broker's socket")
-        except RefusedError as error:
-            self._fail(error)
-            return
-        self._transport.write(frame(self._question))
-
-    def data_received(self, data: bytes) -> None:
-        transport = self._transport
-        if transport is None or self.connected.done():
-            return
-        self._frames.feed(data)
-        try:
-            answer = self._frames.next()
-            if answer is None:
-                return
-            raise_failure(answer)
-        except CloudtaserError as error:
-            self._fail(error)
-            return
-        transport.set_protocol(self._protocol)
-        self._protocol.connection_made(transport)
-        if self._frames.rest:
-            self._protocol.data_received(self._frames.rest)
-        self.connected.set_result(None)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._fail(UnavailableError("the broker closed the connection"))
-
-    def abort(self) -> None:
-        """Nobody waits for it any more."""
-        if self._transport is not None:
-            self._transport.abort()
-        if not self.connected.done():
-            self.connected.cancel()
-
-    def _fail(self, error: CloudtaserError) -> None:
-        if not self.connected.done():
-            self.connected.set_exception(error)
-            self.connected.exception()
-        if self._transport is not None:
-            self._transport.abort()
-
-
-def _require_uid(uid: int, wanted: int, where: str) -> None:
-    if uid != wanted:
-        raise RefusedError(f"who listens there has uid {uid}, not the broker's {wanted}", on=where)

@@ -18,17 +18,12 @@ from typing import Final
 
 from cloudtaser.errors import CloudtaserError
 from cloudtaser.net.dial import Backoff
-from cloudtaser.net.frames import NoiseDialogue
 from cloudtaser.net.log import get_logger
-from cloudtaser.operator.certificates import BrokerKey
-from cloudtaser.operator.config import Config
 from cloudtaser.operator.enrol import Enrol
-from cloudtaser.operator.exchange import Applicant, Certified, come_back
-from cloudtaser.operator.manager import ManagerApi
+from cloudtaser.operator.exchange import Certified
+from cloudtaser.operator.exchanges import Exchanges
 from cloudtaser.operator.metrics import Metrics
 from cloudtaser.operator.tunnels import Link, Tunnels
-from cloudtaser.wire.bootstrap import Mode, derive_psk, prologue
-from cloudtaser.wire.noise import Channel
 from cloudtaser.wire.opening import Kind, Opening
 
 RENEW_AT: Final = 2 / 3
@@ -54,8 +49,7 @@ class Renewal:
 
     def __init__(
         self,
-        config: Config,
-        manager: ManagerApi,
+        exchanges: Exchanges,
         enrol: Enrol,
         tunnels: Tunnels,
         metrics: Metrics,
@@ -71,8 +65,7 @@ class Renewal:
         self._demand_pause = demand_pause
         self._demanded_at = float("-inf")
         self._hint_spread = hint_spread
-        self._config = config
-        self._manager = manager
+        self._exchanges = exchanges
         self._enrol = enrol
         self._tunnels = tunnels
         self._metrics = metrics
@@ -140,24 +133,15 @@ class Renewal:
         if link is None:
             _log.info("no tunnel to renew through")
             return None
-        room = current.trust.return_room
-        psk = derive_psk(self._config.fingerprint)
-        dialogue = NoiseDialogue(Channel.initiator(psk, prologue(room, Mode.RETURN)))
-        applicant = Applicant(
-            self._config.fingerprint,
-            self._manager,
-            BrokerKey.generate(),
-            self._config.bridge_pin,
-            self._config.beacon_info_hash,
-        )
+        exchange = self._exchanges.come_back(current.trust)
         try:
-            link.tunnel.open(Opening(Kind.RENEW), dialogue)
-            certified = await come_back(dialogue, applicant, current.trust)
+            link.tunnel.open(Opening(Kind.RENEW), exchange)
+            certified = await exchange.finish()
         except CloudtaserError as error:
             _log.warning("renewal through a tunnel failed", error=error.diagnostic())
             return None
         finally:
-            dialogue.close()
+            exchange.close()
         self._enrol.trust = certified.trust
         _log.info("certificate renewed", name=certified.name, until=str(certified.not_after))
         return certified

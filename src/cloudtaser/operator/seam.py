@@ -1,9 +1,9 @@
 """The seam between the operator's two containers: frames on a Unix socket, whose peer is known by its uid.
 
-Used by `manager_door` and `remote_manager` (the broker asks the manager) and by `operator_door` and
-`remote_routes` (the manager asks the broker for streams to bridges). A frame is a 4-byte big-endian length
-and one JSON object. Both sides hold the other for hostile: whoever has another uid is cut off unheard, a
-frame has a bound, and so has the time it may take.
+Used by `manager_door`, `remote_manager` and `remote_exchanges` (the broker asks the manager) and by
+`operator_door` and `remote_routes` (the manager asks the broker for streams to bridges). A frame is a 4-byte
+big-endian length and one JSON object. Both sides hold the other for hostile: whoever has another uid is cut
+off unheard, a frame has a bound, and so has the time it may take.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from typing import Any, Final
 
 from cloudtaser.errors import CloudtaserError, ConfigError, ProtocolError, RefusedError, UnavailableError
 from cloudtaser.net.tls import reason
+from cloudtaser.operator.exchange import BridgeRefusedError
 from cloudtaser.operator.trust import TrustDiffersError
+from cloudtaser.wire.bootstrap import Refusal
 from cloudtaser.wire.strict_json import dump_object, parse_object
 
 MAX_FRAME: Final = 512 * 1024
@@ -103,12 +105,16 @@ async def read_frame(reader: asyncio.StreamReader, seconds: float) -> dict[str, 
 
 def failure(error: CloudtaserError) -> dict[str, Any]:
     """An error as the frame that the other side raises again."""
+    if isinstance(error, BridgeRefusedError):
+        return {"error": "bridge_refused", "code": error.code, "what": error.message}
     code = next((code for code, kind in _ERRORS.items() if isinstance(error, kind)), "refused")
     return {"error": code, "what": error.what, "on": error.on, "fix": error.fix}
 
 
 def raise_failure(fields: dict[str, Any]) -> None:
     """Raise the error that a frame holds, if it holds one."""
+    if fields.get("error") == "bridge_refused":
+        raise BridgeRefusedError(Refusal(error=text(fields, "code"), message=text(fields, "what")))
     if "error" in fields:
         kind = _ERRORS.get(str(fields["error"]), RefusedError)
         raise kind(

@@ -6,6 +6,7 @@ the flag wins.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Final
 
 from cloudtaser.errors import ConfigError
 from cloudtaser.operator.flags import PREFIX
+from cloudtaser.secret import Secret
 
 _PIN: Final = re.compile(r"spki-sha256:[0-9a-f]{64}", re.ASCII)
 _HASH: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -123,6 +125,23 @@ def info_hash(settings: Settings) -> str:
             fix="use the 64 hex digits that `cloudtaser-cli source register` prints",
         )
     return text
+
+
+def join_code(settings: Settings) -> Secret:
+    """The code in --join-code-file, empty for none."""
+    path = settings.get("join_code_file")
+    if not path:
+        return Secret(b"")
+    try:
+        with open(path, "rb") as file:
+            code = file.read(4096).strip()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read the join code: {os.strerror(error.errno or 0)}", on=path, fix="check that file"
+        ) from None
+    if not code or not code.isascii():
+        raise ConfigError("the join code file holds no join code", on=path, fix="write the code into it")
+    return Secret(code)
 
 
 def log_level(settings: Settings) -> str:

@@ -18,6 +18,7 @@ from cloudtaser.net.probes import Probes
 from cloudtaser.operator.broker import Tap
 from cloudtaser.operator.carrier import Carrier
 from cloudtaser.operator.config import Config
+from cloudtaser.operator.exchanges import local_exchanges
 from cloudtaser.operator.key_watch import KeyWatch
 from cloudtaser.operator.manager import Manager
 from cloudtaser.operator.metrics import Metrics
@@ -42,7 +43,8 @@ class Standalone:
         )
         self.manager = Manager(self.kube, config.fingerprint, config.namespace)
         apiserver = Address(self.kube.host, self.kube.port)
-        self.carrier = Carrier(config, self.manager, apiserver, self.metrics, tap=tap)
+        exchanges = local_exchanges(config, self.manager)
+        self.carrier = Carrier(config, self.manager, exchanges, apiserver, self.metrics, tap=tap)
         self.tunnels, self.enrol = self.carrier.tunnels, self.carrier.enrol
         self.routes = LinkRoutes(self.tunnels, self.carrier.controls.keys_changed)
         self.operator_streams = OperatorStreams(self.manager, self.metrics.manager)

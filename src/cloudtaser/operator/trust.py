@@ -72,6 +72,16 @@ class Trust:
         longest = max((self.lineage[:at], other.lineage), key=len)
         return replace(self, lineage=(*longest, *self.lineage[at:])[-LINEAGE_LIMIT:])
 
+    def ancestor(self, tunnel_ca: str) -> Trust:
+        """This trust, or as it was when `tunnel_ca` (PEM) was pinned. RefusedError when it never was."""
+        if tunnel_ca == self.tunnel_ca:
+            return self
+        for number, former in enumerate(self.lineage):
+            if former.tunnel_ca == tunnel_ca:
+                certificate = load_certificate(tunnel_ca, "a former tunnel CA")
+                return Trust(tunnel_ca, der(certificate), self.lineage[:number])
+        raise RefusedError("this cluster never trusted that tunnel CA")
+
     @property
     def operational_room(self) -> bytes:
         """Where tunnels are matched; also the info hash, as bytes."""

@@ -259,7 +259,7 @@ def test_the_old_names_mean_what_the_new_ones_do() -> None:
         }
     }
     environment = {
-        one["name"]: one.get("value") for one in containers(render(old))["broker"]["env"] if "value" in one
+        one["name"]: one.get("value") for each in containers(render(old)).values() for one in each["env"]
     }
     assert environment["CLOUDTASER_OPERATOR_BEACON_ADDRESS"] == "b.example:443"
     assert environment["CLOUDTASER_OPERATOR_BEACON_INFO_HASH"] == "0" * 64
@@ -330,7 +330,17 @@ def test_a_certificate_of_beacons_reaches_the_broker_and_nobody_else() -> None:
         + base64.b64encode(b"x" * 60).decode()
         + "\n-----END CERTIFICATE-----\n"
     )
-    objects = render(beacon(beacon={"address": "b:1", "ca": pem}, joinCode="ABCD"))
+    objects = render(beacon(beacon={"address": "b:1", "ca": pem}))
     data = only(objects, "ConfigMap", "cloudtaser-broker")["data"]
-    assert data == {"beacon-ca.crt": pem, "join-code": "ABCD"}
-    assert "ABCD" not in str(containers(objects)["manager"])
+    assert data == {"beacon-ca.crt": pem}
+
+
+def test_what_decides_which_bridge_is_believed_is_the_managers() -> None:
+    pin, code = "spki-sha256:" + "b" * 64, "ABCDEFGH"
+    objects = render(beacon(bridgePin=pin, joinCode=code, broker={"beacon": {"infoHash": "0" * 64}}))
+    assert only(objects, "ConfigMap", "cloudtaser-operator")["data"]["join-code"] == code
+    assert code not in str(only(objects, "ConfigMap", "cloudtaser-broker"))
+    both = containers(objects)
+    for name in ("BRIDGE_PIN", "BEACON_INFO_HASH", "JOIN_CODE_FILE"):
+        given = {one: f"CLOUDTASER_OPERATOR_{name}" in str(both[one]["env"]) for one in both}
+        assert given == {"manager": True, "broker": False}, name

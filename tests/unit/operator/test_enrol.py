@@ -22,6 +22,7 @@ from cloudtaser.operator.certificates import der, spki_der
 from cloudtaser.operator.config import Config
 from cloudtaser.operator.enrol import Enrol
 from cloudtaser.operator.exchange import Certified
+from cloudtaser.operator.exchanges import local_exchanges
 from cloudtaser.operator.succession import Former
 from cloudtaser.operator.trust import Trust
 from cloudtaser.secret import Secret
@@ -126,7 +127,8 @@ class Rig:
             await asyncio.sleep(min(delay, 0.01))
 
         beacons = Beacons(self.config.beacons, self.room.context)
-        return Enrol(self.config, self.manager, beacons, sleep=brief, patience=patience)
+        exchanges = local_exchanges(self.config, self.manager)
+        return Enrol(self.config, self.manager, beacons, exchanges, sleep=brief, patience=patience)
 
     async def run(self, patience: float = 5.0) -> Certified:
         return await asyncio.wait_for(self.enrol(patience).run(), 20)

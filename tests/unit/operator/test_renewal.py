@@ -22,6 +22,7 @@ from cloudtaser.operator.certificates import BrokerKey, der
 from cloudtaser.operator.config import Config
 from cloudtaser.operator.enrol import Enrol
 from cloudtaser.operator.exchange import Certified
+from cloudtaser.operator.exchanges import local_exchanges
 from cloudtaser.operator.metrics import Metrics
 from cloudtaser.operator.renewal import Renewal, renewal_time
 from cloudtaser.operator.trust import Trust
@@ -102,8 +103,7 @@ class Rig:
             fingerprint=FINGERPRINT, apiserver="", apiserver_ca="", apiserver_token_file="", beacons=()
         )
         self.renewal = Renewal(
-            config,
-            self.manager,
+            local_exchanges(config, self.manager),
             cast("Enrol", enrol),
             cast("Tunnels", self.tunnels),
             self.metrics,

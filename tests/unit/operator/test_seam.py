@@ -5,61 +5,98 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudtaser.errors import CloudtaserError, ProtocolError, RefusedError, UnavailableError
-from cloudtaser.operator.manager import Introduction
+from cloudtaser.errors import ProtocolError, RefusedError, UnavailableError
+from cloudtaser.net.tls import Identity
+from cloudtaser.operator.exchange import BridgeRefusedError, Certified
+from cloudtaser.operator.exchanges import Exchange
 from cloudtaser.operator.manager_door import ManagerDoor
+from cloudtaser.operator.remote_exchanges import RemoteExchanges
 from cloudtaser.operator.remote_manager import RemoteManager
 from cloudtaser.operator.seam import MAX_FRAME, Frames, failure, frame, raise_failure
 from cloudtaser.operator.trust import Trust, TrustDiffersError
 from cloudtaser.secret import Secret
+from cloudtaser.wire.bootstrap import Refusal
 from tests.unit.operator.parties import FINGERPRINT, Authority
 
 UID = os.getuid()
 TUNNEL = Authority("tunnel")
-POD = Authority("pod")
+CERTIFIED = Certified(
+    identity=Identity(b"certificate", Secret(b"key"), b"chain"),
+    trust=TUNNEL.trust,
+    pod_ca="pod CA",
+    name="broker-1",
+    not_before=datetime(2030, 1, 1, tzinfo=UTC),
+    not_after=datetime(2030, 1, 2, tzinfo=UTC),
+    former_pod_cas="former",
+)
 
 
 class Answers:
-    """A manager's place; holds what it was asked to keep."""
+    """A manager's place."""
 
     def __init__(self) -> None:
         self.fingerprint = FINGERPRINT
         self.trust: Trust | None = None
-        self.kept: list[tuple[Trust, str, str]] = []
-        self.tokens: list[tuple[bytes, bytes]] = []
-        self.error: CloudtaserError | None = None
-
-    async def introduction(self) -> Introduction:
-        return Introduction("https://issuer", {"keys": [{"kid": "1"}]}, "PEM", "system:serviceaccount:a:b")
-
-    async def channel_token(self, handshake_hash: bytes, spki: bytes) -> Secret:
-        self.tokens.append((handshake_hash, spki))
-        return Secret("a.b.c")
 
     async def read_trust(self) -> Trust | None:
         return self.trust
 
-    async def keep(self, trust: Trust, pod_ca: str, former_pod_cas: str = "") -> None:
-        if self.error is not None:
-            raise self.error
-        self.kept.append((trust, pod_ca, former_pod_cas))
+
+class Ping(Exchange):
+    """An exchange of a kind: says who it is, and is certified by what it hears."""
+
+    def __init__(self, name: bytes) -> None:
+        self.name = name
+        self.heard: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self.transport.write(self.name)
+
+    def data_received(self, data: bytes) -> None:
+        if not self.heard.done():
+            self.heard.set_result(data)
+
+    async def finish(self) -> Certified:
+        heard = await self.heard
+        if heard == b"no":
+            raise BridgeRefusedError(Refusal(error="already_initialized", message="long ago"))
+        if heard == b"differs":
+            raise TrustDiffersError("another CA is pinned", on="a ConfigMap", fix="compare")
+        return CERTIFIED
+
+    def close(self) -> None:
+        assert self.transport is not None
+        self.transport.close()
+
+
+class Exchanges:
+    async def introduce(self) -> Callable[[], Exchange]:
+        return lambda: Ping(b"introduce")
+
+    def come_back(self, trust: Trust) -> Exchange:
+        return Ping(b"come back to " + trust.short.encode())
 
 
 class Both:
     def __init__(self, directory: Path) -> None:
         self.path = str(directory / "manager.sock")
         self.answers = Answers()
-        self.door = ManagerDoor(self.path, UID, self.answers)
+        self.door = ManagerDoor(self.path, UID, self.answers, Exchanges())
         self.remote = RemoteManager(self.path, UID)
+        self.exchanges = RemoteExchanges(self.remote)
 
 
 @pytest.fixture
@@ -70,24 +107,96 @@ async def both(tmp_path: Path) -> AsyncIterator[Both]:
     await both.door.close()
 
 
-async def test_the_broker_gets_from_the_manager_what_it_needs_to_get_in(both: Both) -> None:
-    remote, answers = both.remote, both.answers
-    assert await remote.fingerprint() == FINGERPRINT
-    assert await remote.introduction() == await answers.introduction()
-    assert await remote.channel_token(b"h" * 32, b"spki") == Secret("a.b.c")
-    assert answers.tokens == [(b"h" * 32, b"spki")]
-    assert await remote.read_trust() is None
-    answers.trust = TUNNEL.trust
-    assert await remote.read_trust() == TUNNEL.trust
-    await remote.keep(TUNNEL.trust, POD.pem, "former")
-    assert answers.kept == [(TUNNEL.trust, POD.pem, "former")]
+class Bridge(asyncio.Protocol):
+    """The other end of the broker's connection."""
+
+    def __init__(self) -> None:
+        self.heard: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        if not self.heard.done():
+            self.heard.set_result(data)
+
+    def say(self, data: bytes) -> None:
+        assert self.transport is not None
+        self.transport.write(data)
 
 
-async def test_an_error_arrives_as_what_it_was(both: Both) -> None:
-    both.answers.error = TrustDiffersError("another CA is pinned", on="a ConfigMap", fix="compare")
-    with pytest.raises(TrustDiffersError) as caught:
-        await both.remote.keep(TUNNEL.trust, POD.pem)
-    assert caught.value.diagnostic() == "another CA is pinned (a ConfigMap); compare"
+async def met(exchange: Exchange) -> Bridge:
+    """A match: `exchange` is connected to a bridge."""
+    ours, theirs = socket.socketpair()
+    loop, bridge = asyncio.get_running_loop(), Bridge()
+    await loop.create_unix_connection(lambda: bridge, sock=theirs)
+    await loop.create_unix_connection(lambda: exchange, sock=ours)
+    return bridge
+
+
+async def test_the_broker_learns_who_we_are_and_what_is_pinned(both: Both) -> None:
+    assert await both.remote.fingerprint() == FINGERPRINT
+    assert await both.remote.read_trust() is None
+    both.answers.trust = TUNNEL.trust
+    assert await both.remote.read_trust() == TUNNEL.trust
+
+
+async def test_an_exchange_runs_in_the_manager_over_the_brokers_connection(both: Both) -> None:
+    await both.remote.fingerprint()
+    exchange = (await both.exchanges.introduce())()
+    bridge = await met(exchange)
+    assert await asyncio.wait_for(bridge.heard, 10) == b"introduce"
+    bridge.say(b"yes")
+    assert await asyncio.wait_for(exchange.finish(), 10) == CERTIFIED
+    exchange.close()
+
+
+async def test_what_came_of_it_arrives_as_what_it_was(both: Both) -> None:
+    for said, kind in ((b"no", BridgeRefusedError), (b"differs", TrustDiffersError)):
+        exchange = (await both.exchanges.introduce())()
+        bridge = await met(exchange)
+        await asyncio.wait_for(bridge.heard, 10)
+        bridge.say(said)
+        with pytest.raises(kind) as caught:
+            await asyncio.wait_for(exchange.finish(), 10)
+        if isinstance(caught.value, BridgeRefusedError):
+            assert caught.value.code == "already_initialized"
+        exchange.close()
+
+
+async def test_once_a_tunnel_ca_is_pinned_nobody_is_introduced_again(both: Both) -> None:
+    both.answers.trust = TUNNEL.trust
+    exchange = (await both.exchanges.introduce())()
+    bridge = await met(exchange)
+    with pytest.raises(RefusedError, match="it is to come back"):
+        await asyncio.wait_for(exchange.finish(), 10)
+    assert not bridge.heard.done()
+    exchange.close()
+
+
+async def test_one_comes_back_to_a_ca_that_is_pinned_or_was_and_to_no_other(both: Both) -> None:
+    both.answers.trust = TUNNEL.trust
+    exchange = both.exchanges.come_back(TUNNEL.trust)
+    bridge = await met(exchange)
+    assert await asyncio.wait_for(bridge.heard, 10) == b"come back to " + TUNNEL.trust.short.encode()
+    exchange.close()
+    stranger = both.exchanges.come_back(Authority("another").trust)
+    bridge = await met(stranger)
+    with pytest.raises(RefusedError, match="never trusted"):
+        await asyncio.wait_for(stranger.finish(), 10)
+    assert not bridge.heard.done()
+    stranger.close()
+
+
+async def test_a_manager_that_is_restarted_meanwhile_ends_the_exchange(both: Both) -> None:
+    exchange = (await both.exchanges.introduce())()
+    bridge = await met(exchange)
+    await asyncio.wait_for(bridge.heard, 10)
+    await both.door.close()
+    with pytest.raises(UnavailableError):
+        await asyncio.wait_for(exchange.finish(), 10)
+    exchange.close()
 
 
 async def test_a_manager_that_is_away_is_unavailable(tmp_path: Path) -> None:
@@ -112,7 +221,7 @@ async def test_who_waits_for_the_manager_gets_the_fingerprint_once_it_is_there(t
 
 async def test_who_has_another_uid_than_the_brokers_is_cut_off_unheard(tmp_path: Path) -> None:
     both = Both(tmp_path)
-    door = ManagerDoor(both.path, UID + 1, both.answers)
+    door = ManagerDoor(both.path, UID + 1, both.answers, Exchanges())
     await door.start()
     reader, writer = await asyncio.open_unix_connection(both.path)
     assert await asyncio.wait_for(_all(reader), 10) == b""
@@ -124,9 +233,9 @@ async def test_who_has_another_uid_than_the_brokers_is_cut_off_unheard(tmp_path:
 
 
 async def test_a_manager_with_another_uid_is_told_nothing(both: Both) -> None:
-    with pytest.raises(RefusedError, match=f"uid {UID}, not the manager's {UID + 1}"):
-        await RemoteManager(both.path, UID + 1).channel_token(b"h", b"s")
-    assert both.answers.tokens == []
+    with pytest.raises(RefusedError, match=f"uid {UID}, not {UID + 1}"):
+        await RemoteManager(both.path, UID + 1).read_trust()
+    assert both.door.asked == 0
 
 
 @pytest.mark.parametrize(
@@ -135,9 +244,11 @@ async def test_a_manager_with_another_uid_is_told_nothing(both: Both) -> None:
         frame({"ask": "operator_token"}),
         frame({"ask": "reviewer_token"}),
         frame({}),
-        frame({"ask": "channel_token", "h": "zz", "spki": ""}),
-        frame({"ask": "channel_token", "h": 1}),
+        frame({"ask": "channel_token", "h": "00", "spki": "00"}),
         frame({"ask": "keep", "tunnel_ca": "", "lineage": "", "pod_ca": "", "former_pod_cas": ""}),
+        frame({"ask": "result", "id": "00"}),
+        frame({"ask": "result"}),
+        frame({"ask": "come_back", "tunnel_ca": ""}),
         struct.pack(">I", 3) + b"[1]",
         struct.pack(">I", MAX_FRAME + 1),
     ],
@@ -149,7 +260,6 @@ async def test_a_question_that_is_none_of_the_brokers_gets_no_answer(both: Both,
     assert "error" in answer
     writer.close()
     assert both.door.asked == 0
-    assert both.answers.kept == []
 
 
 async def test_the_socket_of_a_predecessor_is_replaced_and_is_for_us_and_our_group(tmp_path: Path) -> None:
