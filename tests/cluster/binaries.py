@@ -63,7 +63,7 @@ def _architecture() -> str:
     machine = platform.machine()
     if machine not in _ARCHITECTURES:
         raise ConfigError(
-            f"no Kubernetes is built for {machine}", fix="use amd64 or arm64, or set KUBECONFIG"
+            f"no Kubernetes is built for {machine}", fix="use amd64 or arm64"
         )
     return _ARCHITECTURES[machine]
 
