@@ -56,7 +56,7 @@ class Installation:
             },
             "wrapper": {
                 "image": {"repository": "cloudtaser/wrapper", "tag": _TAG, "digest": wrapper.digest},
-                "pollInterval": "2s",
+                "pollInterval": "3s",
             },
         }
 

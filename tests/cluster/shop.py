@@ -174,7 +174,7 @@ class Shop:
 
     def _probed(self, name: str, probe: str, **more: str) -> dict[str, Any]:
         command = {"exec": {"command": [SHELL, "-c", probe]}}
-        patient = {"periodSeconds": 2, "timeoutSeconds": 20, "failureThreshold": 30}
+        patient = {"periodSeconds": 5, "timeoutSeconds": 20, "failureThreshold": 30}
         return pod(
             name,
             self._client(

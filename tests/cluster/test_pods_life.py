@@ -35,7 +35,7 @@ async def test_pods_run_on_without_the_operator_and_get_new_values_once_it_is_ba
         await pods.says("rotating", "the application runs on", namespace=SHOP)
         running = await pods.running(SHOP)
         assert {name: running.get(name) for name in STAYING} == before
-        # a probe of one of them asks PostgreSQL under its password, every two seconds
+        # a probe of one of them asks PostgreSQL under its password, every five seconds
         assert shop.rotating[2] not in await pods.log("rotating", namespace=SHOP)
     finally:
         await installation.install()
