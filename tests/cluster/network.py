@@ -68,7 +68,7 @@ class Network:
         _ip(*there, "addr", "add", f"{self.cluster_address}/30", "dev", "eth0")
         _ip(*there, "link", "set", "eth0", "up")
         _ip(*there, "route", "add", "default", "via", self.host_address)
-        _run([*self.inside, "sysctl", "-qw", "net.ipv4.ip_forward=1"])
+        _run([*self.inside, "sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward"])
 
     @staticmethod
     def _free_network() -> str:
