@@ -62,9 +62,7 @@ def _fingerprint() -> str:
 def _architecture() -> str:
     machine = platform.machine()
     if machine not in _ARCHITECTURES:
-        raise ConfigError(
-            f"no Kubernetes is built for {machine}", fix="use amd64 or arm64"
-        )
+        raise ConfigError(f"no Kubernetes is built for {machine}", fix="use amd64 or arm64")
     return _ARCHITECTURES[machine]
 
 
