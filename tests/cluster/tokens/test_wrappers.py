@@ -4,7 +4,9 @@ token is gone."""
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -23,6 +25,8 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
     pytest.mark.timeout(600),
 ]
+
+MANY: Final = int(os.environ.get("CLOUDTASER_TOKEN_WRAPPERS", "6"))
 
 PRINT_AND_WAIT = python(
     "import os, time\nprint(os.environ['VALUE'], flush=True)\nwhile True: time.sleep(3600)"
@@ -90,3 +94,22 @@ async def test_a_real_wrapper_is_ready_only_with_its_token_and_gets_another_when
     assert len(await world.tokens_of(pod)) == 1, "the token is the pod's, not the process's"
     await world.delete(pod)
     await world.until_gone(pod)
+
+
+async def test_many_real_wrappers_at_once_are_unsealed_and_their_tokens_go_with_their_pods(
+    world: TokenWorld, replica: Replica, tmp_path: Path
+) -> None:
+    pods = [await world.add_pod(port=free_port()) for _ in range(MANY)]
+    wrappers = await asyncio.gather(*(start(world, replica, pod, tmp_path) for pod in pods))
+    try:
+        lines = await asyncio.gather(*(asyncio.to_thread(wrapper.line) for wrapper in wrappers))
+        assert lines == ["first"] * MANY
+        tokens = await world.tokens()
+        assert {token["meta"]["pod_uid"] for token in tokens.values()} == {pod.uid for pod in pods}
+        assert len(tokens) == MANY
+    finally:
+        await asyncio.gather(*(asyncio.to_thread(wrapper.__exit__) for wrapper in wrappers))
+    for pod in pods:
+        await world.delete(pod)
+    for pod in pods:
+        await world.until_gone(pod)
