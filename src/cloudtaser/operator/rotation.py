@@ -3,7 +3,7 @@
 Used by `serving`. Pure: the caller passes the time and says which CAs the leader has put into the webhook
 configurations. The order is what keeps every admission: a CA is published, then known, then for a while still
 only known (an API server may be late), and only then is its certificate served; the former CA stays published
-for as long afterwards.
+for as long afterwards. Only keys that are out of their time are replaced at once: nobody takes them anyway.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Set
 from typing import Final
 
-from cloudtaser.operator.serving_keys import ServingKeys
+from cloudtaser.operator.serving_keys import BACKDATED, ServingKeys
 
 RENEW_AT: Final = 2 / 3
 SETTLE: Final = 15.0
@@ -63,6 +63,10 @@ class Rotation:
 
     def tick(self, now: float, known: Set[str]) -> bool:
         """What time it is, and which CAs the configurations hold. True when `current` is another one now."""
+        if _early(self.current, now):
+            self._restart(now)
+            return True
+        self._set_back(now)
         if not self.confirmed:
             self._confirm(now, known)
         if self._former is not None and now >= self._drop_at:
@@ -85,6 +89,23 @@ class Rotation:
         self._due_at = _due(self.current)
         return True
 
+    def _restart(self, now: float) -> None:
+        """As at a start: the clock was ahead when our keys were made, so that API servers refuse them now."""
+        self.current, self._next, self._former = self._make(now), None, None
+        self._due_at = _due(self.current)
+        self._began, self._first_known_since, self.confirmed = now, None, False
+
+    def _set_back(self, now: float) -> None:
+        """Nothing that we wait for began later than now; a next one from the future is made anew when due."""
+        if self._next is not None and _early(self._next, now):
+            self._next, self._due_at = None, _due(self.current)
+        self._began = min(self._began, now)
+        self._drop_at = min(self._drop_at, now + self._settle)
+        if self._known_since is not None:
+            self._known_since = min(self._known_since, now)
+        if self._first_known_since is not None:
+            self._first_known_since = min(self._first_known_since, now)
+
     def _confirm(self, now: float, known: Set[str]) -> None:
         if now >= self._began + self._patience:
             self.confirmed = True
@@ -94,6 +115,11 @@ class Rotation:
             self._first_known_since = now
         elif now >= self._first_known_since + self._first_settle:
             self.confirmed = True
+
+
+def _early(keys: ServingKeys, now: float) -> bool:
+    """Whether they are not good yet."""
+    return now < keys.not_before - BACKDATED.total_seconds()
 
 
 def _due(keys: ServingKeys) -> float:

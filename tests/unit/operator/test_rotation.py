@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from cloudtaser.operator.certificates import load_bundle, load_certificate
 from cloudtaser.operator.rotation import Rotation
-from cloudtaser.operator.serving_keys import ServingKeys, ca_id, make_keys, read_published, service_names
+from cloudtaser.operator.serving_keys import (
+    BACKDATED,
+    ServingKeys,
+    ca_id,
+    make_keys,
+    read_published,
+    service_names,
+)
 
 NOW = 2_000_000_000.0
 LIFE = 9_000.0
@@ -36,6 +43,10 @@ class Maker:
 
 def ids(rotation: Rotation) -> int:
     return len(load_bundle(rotation.published, "published"))
+
+
+def confirmed(rotation: Rotation) -> bool:
+    return rotation.confirmed
 
 
 def test_it_is_confirmed_once_its_ca_has_been_known_for_a_moment() -> None:
@@ -105,6 +116,68 @@ def test_an_expired_certificate_is_not_kept_for_the_sake_of_order() -> None:
     assert not rotation.tick(NOW + LIFE - 0.5, set())
     assert rotation.tick(NOW + LIFE, set())
     assert rotation.current is make.made[1]
+
+
+def test_a_clock_that_was_ahead_at_the_start_makes_new_keys_once_it_is_right() -> None:
+    make = Maker()
+    ahead = NOW + 10 * 24 * 3600
+    rotation = Rotation(make, ahead, first_settle=2)
+    known = {make.made[0].ca_id}
+    rotation.tick(ahead, known)
+    rotation.tick(ahead + 2, known)
+    assert confirmed(rotation)
+    assert rotation.tick(NOW, known)
+    assert rotation.current is make.made[1]
+    assert rotation.published == make.made[1].ca_pem
+    assert not confirmed(rotation)  # no API server has heard of it
+    known = {make.made[1].ca_id}
+    assert not rotation.tick(NOW + 1, known)
+    assert not rotation.tick(NOW + 3, known)
+    assert confirmed(rotation)
+    assert len(make.made) == 2
+
+
+def test_a_clock_that_is_set_back_by_less_than_keys_are_backdated_changes_nothing() -> None:
+    make = Maker()
+    rotation = Rotation(make, NOW, first_settle=2, patience=90)
+    known = {make.made[0].ca_id}
+    rotation.tick(NOW, known)
+    back = NOW - BACKDATED.total_seconds()
+    assert not rotation.tick(back, known)
+    assert rotation.current is make.made[0]
+    rotation.tick(back + 2, known)
+    assert rotation.confirmed  # and not an hour later
+
+
+def test_a_next_one_from_the_future_is_let_go_and_made_anew_when_it_is_due() -> None:
+    make = Maker()
+    rotation = Rotation(make, NOW, settle=15)
+    due = NOW + LIFE * 2 / 3
+    assert not rotation.tick(due, set())
+    assert ids(rotation) == 2
+    known = {one.ca_id for one in make.made}
+    assert not rotation.tick(due - BACKDATED.total_seconds() - 1, known)
+    assert ids(rotation) == 1
+    assert not rotation.tick(due - 1, known)
+    assert not rotation.tick(due, known)
+    assert make.made[2].ca_pem in rotation.published
+    known = {one.ca_id for one in make.made}
+    rotation.tick(due + 1, known)
+    assert rotation.tick(due + 16, known)
+    assert rotation.current is make.made[2]
+
+
+def test_a_clock_that_jumps_ahead_and_back_is_followed_within_a_few_ticks_each_time() -> None:
+    make = Maker()
+    rotation = Rotation(make, NOW)
+    rotation.renew()
+    rotation.tick(NOW, set())  # the next is made and waits
+    for clock in (NOW + 1e7, NOW, NOW + 2e7, NOW + 1e7):
+        for second in range(6):
+            rotation.tick(clock + second, set())
+        current = rotation.current
+        assert current.not_before - BACKDATED.total_seconds() <= clock < current.not_after
+        assert current.ca_pem in rotation.published
 
 
 @given(st.lists(st.tuples(st.floats(0, 4000), st.booleans()), max_size=60))
