@@ -27,7 +27,10 @@ from cloudtaser.operator.serving_keys import read_published
 
 EVERY: Final = 5.0
 """Seconds between two looks."""
+MAX_LEASES: Final = 10_000
+"""That are looked at: pods that never came to an end of their own leave theirs behind."""
 MAX_REPLICAS: Final = 100
+"""Whose CAs go into the bundle: those that were renewed last."""
 KNOWN_ANNOTATION: Final = "cloudtaser.io/webhook-cas"
 """Of the leader's Lease: ids of the CAs that both configurations hold."""
 KINDS: Final = (MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS)
@@ -114,9 +117,9 @@ class CaBundle:
     async def look(self) -> None:
         """One look. Raises the errors of `kube.errors`."""
         page = await self._kube.list_objects(
-            LEASES, self._namespace, label_selector=SELECTOR, max_objects=MAX_REPLICAS
+            LEASES, self._namespace, label_selector=SELECTOR, max_objects=MAX_LEASES
         )
-        live = await self._live(page.items)
+        live = (await self._live(page.items))[:MAX_REPLICAS]
         cas: dict[str, str] = {}
         for lease in live:
             text = (lease["metadata"].get("annotations") or {}).get(CA_ANNOTATION, "")
@@ -133,7 +136,7 @@ class CaBundle:
         self._publish(KNOWN_ANNOTATION, ",".join(ids))
 
     async def _live(self, leases: Sequence[Json]) -> list[Json]:
-        """Those that are renewed, by our own clock; one that no longer is is deleted."""
+        """Those that are renewed, by our own clock, the last renewed first; what no longer is is deleted."""
         now = asyncio.get_running_loop().time()
         live: list[Json] = []
         seen: dict[str, tuple[str, float]] = {}
@@ -150,7 +153,9 @@ class CaBundle:
             with contextlib.suppress(NotFoundError):
                 await self._kube.delete_object(LEASES, self._namespace, name)
         self._seen = seen
-        return live
+        return sorted(
+            live, key=lambda lease: (seen[lease["metadata"]["name"]][1], _renewed(lease)), reverse=True
+        )
 
     async def _keep(self, kind: Kind, bundle: str) -> None:
         """Put right what is not; a configuration that is not there is for a person to put back."""
@@ -173,6 +178,11 @@ class CaBundle:
         return await self._kube.patch_object(
             kind, None, self._name, dict(patch), content_type=PatchType.STRATEGIC
         )
+
+
+def _renewed(lease: Json) -> str:
+    """When, as it says itself: what there is to go by where we have looked once."""
+    return str((lease.get("spec") or {}).get("renewTime") or "")
 
 
 def _bundle(webhook: Json) -> str:
