@@ -1,18 +1,20 @@
 """Annotations: the grammar of everything that a pod may say under `cloudtaser.io/`.
 
-Used by the webhook at admission, and by the CLI. Pure. All that is wrong is reported at once, each problem
-with the annotation it is about; a name that is not known gets the nearest one that is. What belongs to the
-wrapper (paths, map, templates, references) is read by the wrapper's own grammar, so that admission and
-start never disagree (spec/operator.md "Annotations", spec/wrapper.md "Configuration").
+Used by the webhook at admission, and by the CLI. Pure. All that is wrong is reported at once up to a bound,
+each problem with the annotation it is about; a name that is not known gets the nearest one that is. What
+belongs to the wrapper (paths, map, templates, references) is read by the wrapper's own grammar, so that
+admission and start never disagree (spec/operator.md "Annotations", spec/wrapper.md "Configuration").
 """
 
 from __future__ import annotations
 
 import difflib
+import heapq
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any, Final
 
 from cloudtaser.errors import ProtocolError
@@ -47,6 +49,16 @@ _REGION: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", re.ASCII)
 _TRANSIT_KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", re.ASCII)
 _MAX_SHOWN: Final = 80
+_MAX_NAMES: Final = 64
+"""Of containers in one annotation."""
+MAX_PROBLEMS: Final = 64
+"""That are told of one pod. What comes here was not checked by an API server yet: a pod may carry 100,000."""
+MAX_HINTS: Final = 8
+"""That are looked for in one pod, for comparing texts costs as much as all the rest."""
+_MAX_HINTED: Final = 40
+"""Letters of a name that gets a hint, or is one: comparing two takes up to the square of it."""
+_MAX_CANDIDATES: Final = 64
+_MAX_COMPARED: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +142,11 @@ def parse(annotations: Mapping[str, str], labels: Mapping[str, str]) -> tuple[Re
                 templates.append((_template_name(short.removeprefix(TEMPLATE)), text))
             elif short in GRAMMAR:
                 found[short] = GRAMMAR[short](text)
-            else:
-                problems.append(_unknown(name))
+            elif len(problems) < MAX_PROBLEMS:
+                problems.append(_unknown(name, hint=len(problems) < MAX_HINTS))
         except ValueError as error:
-            problems.append(Problem(name, str(error)))
+            if len(problems) < MAX_PROBLEMS:
+                problems.append(Problem(name, str(error)))
     problems += _label_problems(annotations, labels) + _together(found)
     s3proxy = _s3proxy(found, problems)
     fields = {
@@ -232,7 +245,9 @@ def _text(text: str) -> str:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    names = tuple(part.strip() for part in text.split(","))
+    names = tuple(part.strip() for part in text.split(",", _MAX_NAMES))
+    if len(names) > _MAX_NAMES:
+        raise ValueError(f"more than {_MAX_NAMES} containers are named")
     for name in names:
         if not _LABEL.fullmatch(name):
             raise ValueError(f"{_shown(name)} is no container's name")
@@ -317,6 +332,8 @@ GRAMMAR: Final[Mapping[str, Callable[[str], object]]] = {
 }
 """Every annotation that a pod may carry, besides `template-<ENV>` and those that we write."""
 
+_KNOWN: Final = (*GRAMMAR, *(name.removeprefix(PREFIX) for name in WRITTEN_BY_US))
+
 
 def _template_name(name: str) -> str:
     if not is_name(name):
@@ -362,17 +379,32 @@ def _s3proxy(found: dict[str, Any], problems: list[Problem]) -> S3Proxy | None:
     return S3Proxy(**details)
 
 
-def _unknown(name: str) -> Problem:
-    short = name.removeprefix(PREFIX)
-    known = [*GRAMMAR, *(one.removeprefix(PREFIX) for one in WRITTEN_BY_US)]
-    close = difflib.get_close_matches(short.lower().replace("_", "-"), known, n=1, cutoff=0.6)
-    fix = f"did you mean {PREFIX}{close[0]}?" if close else "see the list of annotations"
+def nearest(text: str, known: Iterable[str]) -> str:
+    """The known name that was probably meant; empty if none is near. Takes milliseconds at most, whatever
+    is given: only the few that have the most letters in common are compared in full."""
+    if len(text) > _MAX_HINTED:
+        return ""
+    matcher = difflib.SequenceMatcher(b=text)
+
+    def overlap(name: str) -> float:
+        matcher.set_seq1(name)
+        return matcher.quick_ratio()
+
+    candidates = [one for one in islice(known, _MAX_CANDIDATES) if len(one) <= _MAX_HINTED]
+    likely = heapq.nlargest(_MAX_COMPARED, candidates, key=overlap)
+    close = difflib.get_close_matches(text, likely, n=1, cutoff=0.6)
+    return close[0] if close else ""
+
+
+def _unknown(name: str, *, hint: bool) -> Problem:
+    close = nearest(name.removeprefix(PREFIX).lower().replace("_", "-"), _KNOWN) if hint else ""
+    fix = f"did you mean {PREFIX}{close}?" if close else "see the list of annotations"
     return Problem(name, "there is no such annotation", fix)
 
 
 def _meant(text: str, choices: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(text.lower(), choices, n=1, cutoff=0.6)
-    return f" (did you mean {close[0]}?)" if close else ""
+    close = nearest(text.lower(), choices)
+    return f" (did you mean {close}?)" if close else ""
 
 
 def _shown(text: str) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudtaser.kube.annotations import (
     GRAMMAR,
+    MAX_HINTS,
+    MAX_PROBLEMS,
     PREFIX,
     ClientCertificate,
     Problem,
@@ -15,6 +20,7 @@ from cloudtaser.kube.annotations import (
     S3Proxy,
     check_secrets,
     is_asked,
+    nearest,
     parse,
 )
 
@@ -267,3 +273,50 @@ def test_any_annotations_are_read_or_refused_in_one_line_each(annotations: dict[
     assert isinstance(request, Request)
     assert all(one.on and one.what for one in problems)
     assert check_secrets(request.secret_paths, request.env_map, request.templates, annotations)
+
+
+class Compared:
+    """Counts how often two texts are compared in full, which is what takes the time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.times = 0
+        ratio = difflib.SequenceMatcher.ratio
+
+        def counted(matcher: difflib.SequenceMatcher[str]) -> float:
+            self.times += 1
+            return ratio(matcher)
+
+        monkeypatch.setattr(difflib.SequenceMatcher, "ratio", counted)
+
+
+@pytest.fixture
+def compared(monkeypatch: pytest.MonkeyPatch) -> Compared:
+    return Compared(monkeypatch)
+
+
+def test_very_many_names_that_are_not_known_cost_little_and_are_not_all_told(compared: Compared) -> None:
+    misspelt = {f"{PREFIX}secret-paths{number:05}": "x" for number in range(20_000)}
+    _, problems = parse(misspelt, {})
+    assert len(problems) == MAX_PROBLEMS
+    assert sum("did you mean" in problem.fix for problem in problems) == MAX_HINTS
+    assert compared.times <= 4 * MAX_HINTS
+    wrong = {f"{PREFIX}template-{number}": "x" for number in range(20_000)}
+    assert len(parse(wrong, {})[1]) == MAX_PROBLEMS
+
+
+def test_the_nearest_of_endless_and_long_names_is_looked_for_among_a_few(compared: Compared) -> None:
+    def endless() -> Iterator[str]:
+        while True:
+            yield "abcabd" * 6
+            yield "a" * 1_000_000
+
+    assert nearest("abcabc" * 6, endless()) == "abcabd" * 6
+    assert nearest("a" * 1_000_000, endless()) == ""
+    assert compared.times <= 4
+
+
+def test_no_more_than_64_containers_can_be_named() -> None:
+    names = [f"c{number}" for number in range(65)]
+    assert read(containers=",".join(names[:64]))[1] == ()
+    assert "more than 64 containers are named" in problem(containers=",".join(names))
+    assert "more than 64 containers are named" in problem(skip_containers=",".join(names))

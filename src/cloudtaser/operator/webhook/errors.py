@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cloudtaser.errors import CloudtaserError
-from cloudtaser.kube.annotations import Problem
+from cloudtaser.kube.annotations import MAX_PROBLEMS, Problem
 
 
 class NotInjectedError(CloudtaserError):
@@ -26,11 +26,13 @@ class BadRequestError(NotInjectedError):
     def __init__(self, problems: Sequence[Problem]) -> None:
         first = problems[0]
         super().__init__("annotations", first.what, on=first.on, fix=first.fix)
-        self.problems = tuple(problems)
+        self.problems = tuple(problems[:MAX_PROBLEMS])
+        self.left = len(problems) - len(self.problems)
 
     def diagnostic(self) -> str:
-        """All of them, in one line."""
-        return ". ".join(map(str, self.problems))
+        """All of them, in one line; of very many the first, and how many more there are."""
+        more = [f"And {self.left} more"] if self.left else []
+        return ". ".join([*map(str, self.problems), *more])
 
 
 class UnreadableReviewError(CloudtaserError):

@@ -7,14 +7,13 @@ shape that Kubernetes gives it is as if it were not there.
 
 from __future__ import annotations
 
-import difflib
 import enum
 import posixpath
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cloudtaser.kube.annotations import PREFIX, Problem, Request
+from cloudtaser.kube.annotations import MAX_HINTS, PREFIX, Problem, Request, nearest
 from cloudtaser.kube.injection import WRAPPER
 
 Json = dict[str, Any]
@@ -120,15 +119,16 @@ def containers(pod: Mapping[str, Any]) -> list[Container]:
 def select(pod: Mapping[str, Any], request: Request) -> tuple[list[Container], list[Problem]]:
     """The containers that get the wrapper, and names that no container has."""
     present = containers(pod)
-    problems = []
+    known = dict.fromkeys(container.name for container in present)
+    problems: list[Problem] = []
     for annotation, names in (
         ("containers", request.containers),
         ("skip-containers", request.skip_containers),
     ):
         for name in names:
-            if name not in {container.name for container in present}:
-                close = difflib.get_close_matches(name, [container.name for container in present], n=1)
-                fix = f"did you mean {close[0]}?" if close else ""
+            if name not in known:
+                close = nearest(name, known) if len(problems) < MAX_HINTS else ""
+                fix = f"did you mean {close}?" if close else ""
                 problems.append(Problem(PREFIX + annotation, f"the pod has no container {name}", fix))
     return [container for container in present if _is_selected(container, request)], problems
 

@@ -95,7 +95,7 @@ def write(uid: str, answer: Answer) -> bytes:
         response["auditAnnotations"] = dict(answer.audit)
     if not answer.allowed:
         reason = "Invalid" if answer.code == 422 else "Forbidden"
-        message = _cut(" ".join(answer.message.split()), MAX_MESSAGE)
+        message = one_line(answer.message)
         response["status"] = {"status": "Failure", "message": message, "reason": reason, "code": answer.code}
     return msgspec.json.encode({"apiVersion": API_VERSION, "kind": "AdmissionReview", "response": response})
 
@@ -107,6 +107,11 @@ def shortened(warnings: Sequence[str]) -> list[str]:
         left = len(shown) - MAX_WARNINGS + 1
         return [*shown[: MAX_WARNINGS - 1], f"cloudtaser: and {left} more"]
     return shown
+
+
+def one_line(message: str) -> str:
+    """A message as long as it may be, in an answer, a log or an event."""
+    return _cut(" ".join(message.split()), MAX_MESSAGE)
 
 
 def _cut(text: str, limit: int) -> str:

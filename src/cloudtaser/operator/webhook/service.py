@@ -31,7 +31,7 @@ from cloudtaser.operator.webhook.errors import BadRequestError, NotInjectedError
 from cloudtaser.operator.webhook.metrics import WebhookMetrics
 from cloudtaser.operator.webhook.patch import difference
 from cloudtaser.operator.webhook.ports import NamespaceView, Occurrence, Ports
-from cloudtaser.operator.webhook.review import Answer, Review
+from cloudtaser.operator.webhook.review import Answer, Review, one_line
 from cloudtaser.operator.webhook.server import build
 from cloudtaser.operator.webhook.settings import WebhookSettings
 
@@ -186,11 +186,11 @@ class Webhook:
 
     def _failed(self, review: Review, error: NotInjectedError, required: bool) -> Answer:
         """A refusal, or a warning and the pod as it came."""
-        message = error.diagnostic()
+        message = one_line(error.diagnostic())
         label = self._label(review.namespace)
         if not review.dry_run:
             self._metrics.failures.labels(label, error.reason).inc()
-            occurrence = _occurrence(review, error, refused=required)
+            occurrence = _occurrence(review, message, refused=required)
             if occurrence.name:  # else nobody has made it who could be told
                 self._ports.events.record(occurrence)
         _log.warning("no injection", namespace=label, reason=error.reason, refused=required, why=message)
@@ -204,7 +204,7 @@ class Webhook:
         return namespace if self._ports.namespaces.get(namespace) is not None else "unknown"
 
 
-def _occurrence(review: Review, error: NotInjectedError, *, refused: bool) -> Occurrence:
+def _occurrence(review: Review, message: str, *, refused: bool) -> Occurrence:
     """Told of what makes such pods where there is one: a pod that was refused has nobody to describe it."""
     metadata = pods.mapping(review.object, "metadata")
     owners = list(pods.objects(metadata.get("ownerReferences")))
@@ -222,7 +222,7 @@ def _occurrence(review: Review, error: NotInjectedError, *, refused: bool) -> Oc
         name=str(about.get("name", "")),
         uid=str(about.get("uid", "")),
         reason="SecretInjectionRefused" if refused else "SecretInjectionSkipped",
-        message=error.diagnostic(),
+        message=message,
     )
 
 

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from cloudtaser.kube.annotations import MAX_HINTS, MAX_PROBLEMS, parse
+from cloudtaser.operator.webhook import service
+from cloudtaser.operator.webhook.errors import BadRequestError
+from cloudtaser.operator.webhook.pods import select
+from cloudtaser.operator.webhook.review import MAX_MESSAGE
 from tests.unit.operator.webhook.pods_rig import (
     WRAPPER_IMAGE,
     Config,
@@ -256,3 +262,28 @@ async def test_the_template_of_a_cronjob_is_found() -> None:
     bad = pod(annotations={"cloudtaser.io/env-map": "a=1b"})
     cron = {"kind": "CronJob", "metadata": {}, "spec": {"jobTemplate": {"spec": {"template": bad}}}}
     assert "'1b' is not a variable name" in await told(World(), copy.deepcopy(cron))
+
+
+async def test_a_refusal_with_very_many_reasons_stays_short_everywhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(service, "_log", SimpleNamespace(warning=lambda _, **more: told.append(more["why"])))
+    world = World()
+    wrong = {f"cloudtaser.io/secret-paths{'x' * 200}{number}": "x" for number in range(5000)}
+    allowed, message = await verdict(world, pod(annotations=wrong))
+    assert not allowed
+    assert message.startswith("cloudtaser.io/secret-paths")
+    assert [len(text) for text in (message, *told, world.occurrences[0].message)] == [MAX_MESSAGE] * 3
+
+
+async def test_names_that_no_container_has_get_a_few_hints_only() -> None:
+    wrong = ",".join(f"apq{number}" for number in range(64))
+    asked = {"cloudtaser.io/containers": wrong, "cloudtaser.io/skip-containers": wrong.replace("apq", "apk")}
+    request, problems = parse(pod(annotations=asked)["metadata"]["annotations"], {})
+    assert problems == ()
+    _, unknown = select(pod(container("apqk")), request)
+    assert [bool(problem.fix) for problem in unknown] == [True] * MAX_HINTS + [False] * (128 - MAX_HINTS)
+    said = BadRequestError(unknown)
+    assert len(said.problems) == MAX_PROBLEMS
+    assert said.diagnostic().endswith(". And 64 more")
