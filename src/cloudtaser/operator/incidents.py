@@ -18,6 +18,8 @@ from cloudtaser.errors import CloudtaserError
 from cloudtaser.net.rendezvous import BeaconRefusedError
 
 KEPT: Final = 100
+LAST_TIME: Final = 253_402_300_799
+"""Unix seconds of the end of the year 9999, the last that a date can be; NaN is not before it."""
 _MAX_TEXT: Final = 400
 _WORD: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
@@ -60,7 +62,7 @@ class Incident:
                 "message": str(message),
                 "beacon": str(beacon),
                 "delay": float() | int() | None as delay,
-            }:
+            } if 0 <= at <= LAST_TIME and (delay is None or 0 <= delay <= LAST_TIME):
                 return cls(
                     float(at),
                     _clean(part, 32),

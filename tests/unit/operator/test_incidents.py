@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from cloudtaser.net.rendezvous import BeaconRefusedError
 from cloudtaser.net.tls import UntrustedError
 from cloudtaser.operator.incidents import KEPT, Incident, Incidents, code_of
 from cloudtaser.wire.rendezvous import Refusal
+
+FIELDS = Incident(1.0, "part", "code", "message").to_json()
 
 
 def test_the_last_ones_are_kept() -> None:
@@ -38,7 +41,15 @@ def test_what_is_told_is_what_was_recorded() -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [None, [], {}, {"time": "now"}, {"time": 1, "part": 2, "code": "", "message": "", "beacon": ""}],
+    [
+        None,
+        [],
+        {},
+        {"time": "now"},
+        {"time": 1, "part": 2, "code": "", "message": "", "beacon": ""},
+        *(FIELDS | {"time": time} for time in (1e18, 10**400, -1.0, math.inf, math.nan)),
+        *(FIELDS | {"delay": delay} for delay in (10**400, -1.0, math.inf, math.nan)),
+    ],
 )
 def test_what_is_no_incident_is_none(fields: Any) -> None:
     assert Incident.from_json(fields) is None

@@ -21,7 +21,7 @@ from cloudtaser.kube.verbs import Page
 from cloudtaser.net.http import Response
 from cloudtaser.operator.certificates import load_certificate
 from cloudtaser.operator.controllers.report import CertificateState, Hop, WebhookState
-from cloudtaser.operator.incidents import Incident, Incidents
+from cloudtaser.operator.incidents import LAST_TIME, Incident, Incidents
 from cloudtaser.version import VERSION
 
 Json = dict[str, Any]
@@ -117,7 +117,7 @@ class OperatorEvidence:
         return [*found, *await self._beyond(self._bridge, state)]
 
     async def _beacon(self, broker: BrokerView, state: Mapping[str, Any]) -> Hop:
-        tunnels, where = state.get("tunnels", 0), ", ".join(map(str, state.get("beacons", ())))
+        tunnels, where = state.get("tunnels", 0), _names(state.get("beacons"))
         if tunnels:
             return Hop("beacon", True, f"{tunnels} tunnels through {where or 'the reverse port'}")
         if state.get("parked"):
@@ -145,7 +145,7 @@ class OperatorEvidence:
             failed = Hop("bridge", False, error.diagnostic(), loop.time() - began, "read the bridge's log")
             return [failed, Hop("OpenBao", None), Hop("logins", None)]
         seconds = loop.time() - began
-        names = ", ".join(map(str, state.get("bridges", ())))
+        names = _names(state.get("bridges"))
         healthy = status in _HEALTHY
         said = _UNHEALTHY.get(status, f"sys/health answers {status}")
         logins = state.get("logins_open", 0)
@@ -193,7 +193,7 @@ class OperatorEvidence:
             subject = certificate.subject.rfc4514_string()
             found.append(CertificateState(name, certificate.not_valid_after_utc, subject))
         ends = (self._broker.state if self._broker else {}).get("certificate_expires")
-        if isinstance(ends, int):
+        if isinstance(ends, int) and 0 <= ends <= LAST_TIME:
             found.append(CertificateState("tunnel certificate", datetime.fromtimestamp(ends, UTC)))
         elif self._broker is not None:
             found.append(CertificateState("tunnel certificate", None, problem="there is none yet"))
@@ -239,6 +239,11 @@ class OperatorEvidence:
         if self._broker is not None:
             found += await self._broker.incidents()
         return found
+
+
+def _names(told: object) -> str:
+    """A list of names as the broker says it, which is not believed more than it must be."""
+    return ", ".join(str(one)[:300] for one in told[:64]) if isinstance(told, list) else ""
 
 
 def _trusts(entry: Json, ca: str) -> bool:

@@ -24,7 +24,7 @@ from cloudtaser.operator.controllers import report as sections
 from cloudtaser.operator.controllers.injected_pods import InjectedPod, is_of
 from cloudtaser.operator.controllers.report import CertificateState, Hop, WebhookState
 from cloudtaser.operator.controllers.status import parse_stamp, stamp
-from cloudtaser.operator.controllers.work import Work
+from cloudtaser.operator.controllers.work import Work, described
 from cloudtaser.operator.incidents import Incident
 
 Json = dict[str, Any]
@@ -53,7 +53,7 @@ class ReportApi(Protocol):
 
 
 class Evidence(Protocol):
-    """What a report is made of. Each may raise CloudtaserError, which costs that section only."""
+    """What a report is made of. What one raises costs that section only."""
 
     async def hops(self) -> Sequence[Hop]:
         """Each step on the way to OpenBao, tried now."""
@@ -200,6 +200,9 @@ class ReportController:
                 failed[check] = f"not within {self._section_seconds:g} s"
             except CloudtaserError as error:
                 failed[check] = error.diagnostic()
+            except Exception as fault:  # noqa: BLE001  # of what somebody wrote; the other sections are there
+                failed[check] = described(fault)
+                _log.error("a section of a report cannot be made", section=check, error=failed[check])
         if failed:
             made["failed"] = failed
         finished = sections.finished(made)

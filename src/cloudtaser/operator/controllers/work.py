@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import traceback
 from collections.abc import Awaitable, Callable
+from pathlib import PurePath
 from typing import Final
 
 from cloudtaser.errors import CloudtaserError
@@ -24,7 +26,14 @@ _log = get_logger("operator.controllers")
 
 Reconcile = Callable[[Key], Awaitable[float | None]]
 """Brings one object to where it should be; seconds until the next look, None for no further one. Raises
-CloudtaserError to be tried again."""
+CloudtaserError to be tried again; what else it raises is a fault, logged and tried again as well."""
+
+
+def described(fault: Exception) -> str:
+    """A fault of the operator's own in one line: its kind and where it is. Its text may be a tenant's."""
+    last = traceback.extract_tb(fault.__traceback__, limit=-1)
+    where = f" at {PurePath(last[0].filename).name}:{last[0].lineno}" if last else ""
+    return f"a fault of the operator's own: {type(fault).__name__}{where}"
 
 
 class Work:
@@ -94,19 +103,24 @@ class Work:
         try:
             delay = await self._reconcile(key)
         except CloudtaserError as error:
-            backoff = self._backoffs.setdefault(key, Backoff(FIRST_DELAY, LAST_DELAY))
-            delay = backoff.next()
-            _log.warning(
-                "not done yet",
-                controller=self._name,
-                namespace=key[0],
-                name=key[1],
-                error=error.diagnostic(),
-                again_in=round(delay, 1),
-            )
-            return delay
+            return self._failed(key, error.diagnostic())
+        except Exception as fault:  # noqa: BLE001  # one object must not end the work on all others
+            return self._failed(key, described(fault))
         self._backoffs.pop(key, None)
         return None if delay is None else delay * random.uniform(0.9, 1.1)  # noqa: S311  # spreads load
+
+    def _failed(self, key: Key, error: str) -> float:
+        """Say so; seconds until the next try."""
+        delay = self._backoffs.setdefault(key, Backoff(FIRST_DELAY, LAST_DELAY)).next()
+        _log.warning(
+            "not done yet",
+            controller=self._name,
+            namespace=key[0],
+            name=key[1],
+            error=error,
+            again_in=round(delay, 1),
+        )
+        return delay
 
     def _later(self, key: Key, delay: float) -> None:
         former = self._timers.get(key)

@@ -131,6 +131,15 @@ async def test_versions_and_certificates_of_all_parts() -> None:
     assert states["tunnel certificate"].not_after is not None
 
 
+@pytest.mark.parametrize("ends", [10**18, -(10**18), 10**400, "soon"])
+async def test_a_broker_that_says_nonsense_of_itself_costs_no_section(ends: Any) -> None:
+    world = World()
+    world.state |= {"certificate_expires": ends, "beacons": 5, "bridges": None}
+    found = evidence(world)
+    assert [hop.ok for hop in await found.hops()] == [True] * 6
+    assert (await found.certificates())[-1].problem == "there is none yet"
+
+
 async def test_a_ca_bundle_without_our_ca_is_a_problem() -> None:
     world = World()
     bundle = base64.b64encode((Authority().pem + CA.pem).encode()).decode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -130,3 +131,12 @@ def test_a_report_fits_and_says_that_it_was_shortened() -> None:
     assert found["events"][0]["note"].startswith("0 ")  # the newest
     assert found["errors"][-1]["message"].startswith("99 ")  # the newest
     assert "truncated" not in sections.finished(report)
+
+
+@pytest.mark.parametrize(
+    "told", ["[" * 2000, '{"injected":' + "[" * 2000, '{"other":' + "[" * 900 + "]" * 900 + "}"]
+)
+def test_what_a_tenant_writes_into_a_pods_status_costs_no_report(told: str) -> None:
+    (shown,) = sections.pods([replace(pod("web"), told=told)])
+    assert shown["status"].startswith(told[:9])
+    assert len(shown["status"]) <= 200

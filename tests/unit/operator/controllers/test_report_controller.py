@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from cloudtaser.errors import CloudtaserError, UnavailableError
+from cloudtaser.errors import UnavailableError
 from cloudtaser.kube.errors import ConflictError
 from cloudtaser.kube.kinds import Kind
 from cloudtaser.kube.resources import CHECKS, DebugReport
@@ -84,7 +84,7 @@ class Pods:
 
 class Evidence:
     def __init__(self) -> None:
-        self.failing: dict[str, CloudtaserError] = {}
+        self.failing: dict[str, Exception] = {}
         self.asked: list[str] = []
         self.silent = False
 
@@ -173,6 +173,18 @@ async def test_what_cannot_be_had_is_said_and_the_rest_is_there() -> None:
         "versions": "x",
         "errors": "the broker is away",
     }
+    assert status["report"]["webhook"]["configured"] is True
+
+
+async def test_a_fault_in_one_section_costs_only_that() -> None:
+    rig = Rig()
+    rig.evidence.failing = {"errors": OverflowError("what somebody wrote")}
+    rig.cluster.put({"checks": ["errors", "webhook"]})
+    await rig.look()
+    status = rig.cluster.status()
+    assert status["phase"] == "Complete"
+    assert "OverflowError" in status["report"]["failed"]["errors"]
+    assert "somebody" not in status["report"]["failed"]["errors"]
     assert status["report"]["webhook"]["configured"] is True
 
 

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
+import structlog
 
 from cloudtaser.errors import UnavailableError
 from cloudtaser.kube.watch import Changes, Key
@@ -95,11 +96,24 @@ async def test_who_wants_to_be_looked_at_again_is() -> None:
         await eventually(lambda: calls == 4, "four times")
 
 
-async def test_a_bug_ends_the_controller_and_is_seen() -> None:
-    async def reconcile(key: Key) -> None:
-        raise ZeroDivisionError
+async def test_a_fault_costs_only_its_own_object_is_logged_and_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(work_module, "FIRST_DELAY", 0.01)
+    faults, done = 3, set[Key]()
 
-    changes, stop = Changes(100), asyncio.Event()
-    changes.add(ONE)
-    with pytest.raises(ZeroDivisionError):
-        await asyncio.wait_for(Work("Test", reconcile).run(stop, changes), 10)
+    async def reconcile(key: Key) -> None:
+        nonlocal faults
+        if key == ONE and faults:
+            faults -= 1
+            raise RecursionError("what a tenant wrote")
+        done.add(key)
+
+    with structlog.testing.capture_logs() as lines:
+        async with working(reconcile, workers=1) as changes:
+            changes.add(ONE)
+            changes.add(TWO)
+            await eventually(lambda: done == {ONE, TWO}, "both in the end")
+    assert len(lines) == 3
+    assert "RecursionError at test_work.py:" in lines[0]["error"]
+    assert "tenant" not in str(lines)
