@@ -12,7 +12,7 @@ from typing import Any
 
 from cloudtaser.kube.injection import COMMAND
 from cloudtaser.operator.webhook import environment
-from cloudtaser.operator.webhook.payload import TARGET, covers, is_whole
+from cloudtaser.operator.webhook.payload import TARGET, covers, is_installer
 from cloudtaser.operator.webhook.plan import Plan
 from cloudtaser.operator.webhook.pods import (
     INIT_CONTAINER,
@@ -75,12 +75,14 @@ def _payload_faults(
         yield f"there is no init container {INIT_CONTAINER}"
         return
     ours = present[there[0]]
-    wanted = {"name": INIT_CONTAINER, "args": ["--install", TARGET]}
+    wanted = {
+        "name": INIT_CONTAINER,
+        "args": ["--install", TARGET],
+        "volumeMounts": [{"name": PAYLOAD_VOLUME, "mountPath": TARGET}],
+    }
     if ours.get("image") not in accepted:
         yield f"{INIT_CONTAINER} runs {ours.get('image')}, not the operator's image"
-    if not is_whole(ours, wanted) or not covers(
-        ours, {"volumeMounts": [{"name": PAYLOAD_VOLUME, "mountPath": TARGET}]}
-    ):
+    if not is_installer(ours, wanted):
         yield f"{INIT_CONTAINER} does not install the wrapper's program"
     if any(container.kind is not Kind.APP and container.index < there[0] for container in selected):
         yield f"{INIT_CONTAINER} comes after a container that needs it"

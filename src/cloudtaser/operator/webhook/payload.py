@@ -7,7 +7,8 @@ itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from cloudtaser.kube.injection import WRAPPER
@@ -19,8 +20,10 @@ from cloudtaser.operator.webhook.pods import (
     JWT_VOLUME,
     PAYLOAD_VOLUME,
     WRAPPER_DIRECTORY,
+    is_below,
     mapping,
     objects,
+    plain_path,
 )
 from cloudtaser.operator.webhook.settings import WebhookSettings
 
@@ -36,8 +39,13 @@ PAYLOAD_LIMIT: Final = "32Mi"
 TOKEN_SECONDS: Final = 600
 _MODE: Final = 0o444
 _UNSEAL_FILE: Final = "unseal-token"
-_NEVER_ADDED: Final = ("command", "env", "envFrom", "lifecycle", "volumeDevices", "restartPolicy")
+_NEVER_ADDED: Final = (
+    "command", "env", "envFrom", "lifecycle", "volumeDevices", "restartPolicy", "restartPolicyRules",
+    "workingDir",
+)  # fmt: skip
 """What nobody may add to the init container: each changes what it does."""
+_SECRETS: Final = "/var/run/secrets"
+"""Below it others, the API server first of all, mount what they give to every container."""
 
 
 def mount(container: Json, *, image_volume: bool) -> None:
@@ -97,14 +105,14 @@ def _init_container(spec: Json, plan: Plan, settings: WebhookSettings) -> Json:
 
 
 def put_first(spec: Json, wanted: Json) -> None:
-    """Make `wanted` the first init container, unless it is there and whole before every one that is
+    """Make `wanted` the first init container, unless it is there as it must be before every one that is
     wrapped."""
     present = list(objects(spec.get("initContainers")))
     wrapped = [index for index, one in enumerate(present) if _is_wrapped(one)]
     there = [index for index, one in enumerate(present) if one.get("name") == wanted["name"]]
     if len(there) == 1 and there[0] < min(wrapped, default=len(present)):
         kept = present[there[0]]
-        if not is_whole(kept, wanted):
+        if not is_installer(kept, wanted):
             present[there[0]] = wanted
     else:
         present = [wanted, *(one for one in present if one.get("name") != wanted["name"])]
@@ -120,6 +128,31 @@ def is_whole(container: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     """Whether a container of ours is as we made it, but for what does not change what it does."""
     added = [name for name in _NEVER_ADDED if name not in wanted and container.get(name)]
     return not added and covers(container, {**wanted, "imagePullPolicy": container.get("imagePullPolicy")})
+
+
+def is_installer(container: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether that init container installs the program of its image and no other: it is whole, and nothing
+    but its own mounts, and what others give to every container, is mounted into it."""
+    own = list(objects(wanted.get("volumeMounts")))
+    mounts = list(objects(container.get("volumeMounts")))
+    return (
+        is_whole(container, wanted)
+        and all(_is_one_of(mount, own) or is_below(mount.get("mountPath"), _SECRETS) for mount in mounts)
+        and not _are_nested([plain_path(mount.get("mountPath")) for mount in mounts])
+    )
+
+
+def _is_one_of(mount: Mapping[str, Any], own: Sequence[Json]) -> bool:
+    return (
+        not mount.get("subPath") and not mount.get("subPathExpr") and any(covers(mount, one) for one in own)
+    )
+
+
+def _are_nested(paths: Sequence[str]) -> bool:
+    """Whether one lies below another. A runtime follows the symbolic links in a volume that is mounted
+    already, so what seems to lie below it may come to lie over the image's program."""
+    ordered = sorted(set(paths), key=lambda path: path.split("/"))  # what is below one comes right behind it
+    return any(is_below(path, before) for before, path in itertools.pairwise(ordered))
 
 
 def put_volume(spec: Json, wanted: Json) -> None:

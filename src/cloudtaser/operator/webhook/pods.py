@@ -161,8 +161,13 @@ def strings(holder: Mapping[str, Any], name: str) -> dict[str, str]:
 
 def is_below(path: object, directory: str) -> bool:
     """Whether a mount at `path` is at `directory` or below it, however it is spelled."""
-    plain = "/" + posixpath.normpath("/" + str(path)).strip("/")
+    plain = plain_path(path)
     return plain == directory or plain.startswith(directory + "/")
+
+
+def plain_path(path: object) -> str:
+    """The one spelling of a mount's path."""
+    return "/" + posixpath.normpath("/" + str(path)).strip("/")
 
 
 def _texts(value: object) -> tuple[str, ...]:

@@ -871,6 +871,15 @@ async def test_what_another_webhook_spoils_is_put_right() -> None:
     assert await mutated(world, spoiled) == once
 
 
+async def test_a_pods_own_installer_with_a_program_of_its_authors_is_replaced() -> None:
+    world = World()
+    once = await mutated(world, pod())
+    brought = copy.deepcopy(named(once, "cloudtaser-init"))
+    brought["volumeMounts"].append({"name": "evil", "mountPath": "/cloudtaser"})
+    after = await mutated(world, pod(inits=[brought]))
+    assert named(after, "cloudtaser-init") == named(once, "cloudtaser-init")
+
+
 async def test_a_pull_policy_and_mounts_that_others_add_to_ours_stay() -> None:
     world = World()
     once = await mutated(world, pod())

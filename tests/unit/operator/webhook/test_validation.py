@@ -107,6 +107,11 @@ def of(part: str, change: Callable[[Any], Any]) -> Callable[[Json], None]:
     return spoil
 
 
+def _mounted(*paths: str) -> Callable[[Json], None]:
+    mounts = [{"name": f"evil-{index}", "mountPath": path} for index, path in enumerate(paths)]
+    return of("cloudtaser-init", lambda one: one["volumeMounts"].extend(mounts))
+
+
 SPOILT: dict[str, tuple[Callable[[Json], None], str]] = {
     "another command": (of("app", lambda one: one.update(command=["sh"])), "does not start the wrapper"),
     "an option of the wrapper's": (
@@ -125,6 +130,29 @@ SPOILT: dict[str, tuple[Callable[[Json], None], str]] = {
     ),
     "other arguments": (
         of("cloudtaser-init", lambda one: one.update(args=["--install", "/x"])),
+        "does not install",
+    ),
+    "another working directory": (
+        of("cloudtaser-init", lambda one: one.update(workingDir="/x")),
+        "does not install",
+    ),
+    **{
+        f"a file of the author's at {path}": (_mounted(path), "does not install")
+        for path in (
+            "/cloudtaser",
+            "/cloudtaser/wrapper",
+            "/",
+            "//x/../cloudtaser/",
+            "/target/wrapper",
+            "/etc",
+        )
+    },
+    "a mount that a symbolic link leads elsewhere": (
+        _mounted("/var/run/secrets/a", "/var/run/secrets/a/b"),
+        "does not install",
+    ),
+    "a part of the volume filled": (
+        of("cloudtaser-init", lambda one: one["volumeMounts"][0].update(subPath="x")),
         "does not install",
     ),
     "not copied at all": (of("", lambda spec: spec["initContainers"].pop(0)), "there is no init container"),
@@ -197,6 +225,19 @@ async def test_a_pod_that_somebody_changed_afterwards_is_refused(how: str) -> No
     assert says in message
     if how != "something over it":
         assert (await verdict(world, subject))[0]
+
+
+async def test_what_others_mount_into_every_container_is_no_fault() -> None:
+    world = World()
+    subject = await mutated(world, pod())
+    mounts = named(subject, "cloudtaser-init")["volumeMounts"]
+    mounts[-1] = {
+        "name": "kube-api-access-x",
+        "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount",
+        "readOnly": True,
+    }
+    mounts.append({"name": "aws", "mountPath": "/var/run/secrets/eks.amazonaws.com/serviceaccount"})
+    assert await verdict(world, subject, required=True) == (True, "")
 
 
 async def test_the_image_before_an_upgrade_is_accepted_for_a_while() -> None:
