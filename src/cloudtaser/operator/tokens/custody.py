@@ -15,6 +15,9 @@ from typing import Final
 
 TRIES: Final = 4
 """How often a step that can be tried again is tried in all."""
+WRAPPER_TRIES: Final = 2
+"""How often a wrapper is asked that does not answer: each time may take a worker for seconds, and a wrapper
+that is there announces itself again."""
 _FIRST_DELAY: Final = 0.25
 _MOST_DELAY: Final = 4.0
 
@@ -29,6 +32,8 @@ class Outcome(enum.Enum):
     """It will not be otherwise next time: not our container, no grant."""
     GONE = enum.auto()
     """(annotate) There is no such pod any more."""
+    UNANSWERED = enum.auto()
+    """(look) The wrapper could not be asked."""
     FAILED = enum.auto()
     """Somebody could not be reached; it may have happened all the same."""
 
@@ -109,6 +114,7 @@ class Custody:
         self.step: Step = Look()
         self.accessor = ""
         self._failures = 0
+        self._unanswered = 0
         self._how = End.UNSEALED
         self._discard: list[str] = []
 
@@ -142,6 +148,10 @@ class Custody:
                 return self._go(Ended(End.REFUSED))
             case Look(), Outcome.FAILED:
                 return self._again(Look) or self._go(Ended(End.FAILED))
+            case Look(), Outcome.UNANSWERED:
+                self._unanswered += 1
+                again = self._again(Look) if self._unanswered < WRAPPER_TRIES else None
+                return again or self._go(Ended(End.FAILED))
             case Mint(), Outcome.FAILED:
                 return self._again(Mint) or self._go(Ended(End.FAILED))
             case Record(), Outcome.DONE:

@@ -1,20 +1,21 @@
 """Minting: does what each custody says, for many containers at a time and one at a time for each of them.
 
-Used by `method`, on every replica. An announcement becomes a job; a bounded number of workers take them in
-the order in which they came. A container has one job at most: who announces again meanwhile adds nothing, who
-announces another key (a new start) takes the earlier one's place.
+Used by `method`, on every replica. An announcement becomes a job; a bounded number of workers take them, by
+turns of the namespaces, so that one tenant's pods do not keep another's waiting. A job that has to be tried
+again later gives its worker back until then. A container has one job at most: who announces again meanwhile
+adds nothing, who announces another key (a new start) takes the earlier one's place.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections import OrderedDict
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from cloudtaser.errors import CloudtaserError
+from cloudtaser.errors import CloudtaserError, UnavailableError
 from cloudtaser.kube.errors import NotFoundError
 from cloudtaser.kube.events import EventSink, Occurrence
 from cloudtaser.net.log import get_logger
@@ -41,20 +42,25 @@ from cloudtaser.operator.tokens.ledger import Entry, Ledger
 from cloudtaser.operator.tokens.metrics import TokenMetrics
 from cloudtaser.operator.tokens.ports import Cluster
 from cloudtaser.operator.tokens.target import ACCESSOR_ANNOTATION, Target, encode, find
+from cloudtaser.operator.tokens.turns import Turns
 from cloudtaser.operator.tokens.vault import NoGrantError, Vault
 from cloudtaser.wire.envelope import Recipient, Token
 
 POD_RATE: Final = Rate(1 / 15, 8)
 """Jobs of one pod, whose containers may start and crash together, but not make tokens without end."""
 
+Key = tuple[str, str]
+"""Which container of which pod."""
+
 _log = get_logger("operator.tokens")
 
 
 @dataclass(frozen=True, slots=True)
 class MintingLimits:
-    """How much is worked on at a time, and waits."""
+    """How much is worked on at a time, of that for one namespace, and how much waits (half of it of one)."""
 
     workers: int = 16
+    of_namespace: int = 4
     waiting: int = 8192
 
 
@@ -68,9 +74,14 @@ class Job:
     since: float
 
     @property
-    def key(self) -> tuple[str, str]:
+    def key(self) -> Key:
         """Which container of which pod."""
         return self.announcer.pod.uid, self.container
+
+    @property
+    def namespace(self) -> str:
+        """Whose job it is."""
+        return self.announcer.pod.namespace
 
 
 class Minting:
@@ -102,10 +113,15 @@ class Minting:
         self._events = events
         self._limits = limits
         self._clock = clock
-        self._waiting: OrderedDict[tuple[str, str], Job] = OrderedDict()
-        self._running: dict[tuple[str, str], Job] = {}
-        self._next: dict[tuple[str, str], Job] = {}
-        self._work = asyncio.Semaphore(0)
+        self._waiting: dict[Key, Job] = {}
+        self._running: dict[Key, _Service] = {}
+        self._parked: dict[Key, asyncio.TimerHandle] = {}
+        """Those of the running ones that are tried again later, and have no worker until then."""
+        self._next: dict[Key, Job] = {}
+        self._turns: Turns[Key] = Turns(limits.of_namespace)
+        self._changed = asyncio.Event()
+        self._jobs: Counter[str] = Counter()
+        """Waiting and running ones of each namespace."""
         self._pods = Buckets(POD_RATE)
 
     @property
@@ -118,11 +134,12 @@ class Minting:
         or in all."""
         now = self._clock()
         job = Job(announcer, announcement.container, announcement.public_key, now)
-        running, waiting = self._running.get(job.key), self._waiting.get(job.key)
+        service, waiting = self._running.get(job.key), self._waiting.get(job.key)
+        running = service.job if service is not None else None
         latest = self._next.get(job.key) or running or waiting
         if latest is not None and latest.public_key == job.public_key:
             return 0.0
-        if latest is None and len(self._waiting) >= self._limits.waiting:
+        if latest is None and self._is_full(job.namespace):
             return random.uniform(5.0, 30.0)  # noqa: S311
         wait = self._pods.take(job.announcer.pod.uid, now)
         if wait:
@@ -137,32 +154,67 @@ class Minting:
 
     async def run(self) -> None:
         """Serve until cancelled; what is under way then is as if the operator had been killed."""
-        async with asyncio.TaskGroup() as group:
-            for _ in range(self._limits.workers):
-                group.create_task(self._worker())
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self._limits.workers):
+                    group.create_task(self._worker())
+        finally:
+            while self._parked:
+                self._parked.popitem()[1].cancel()
+
+    def _is_full(self, namespace: str) -> bool:
+        most = self._limits.waiting
+        return len(self._waiting) + len(self._parked) >= most or self._jobs[namespace] >= max(1, most // 2)
 
     def _enqueue(self, job: Job) -> None:
+        self._jobs[job.namespace] += 1
         self._waiting[job.key] = job
-        self._work.release()
+        self._turns.put(job.namespace, job.key)
+        self._changed.set()
+
+    def _resume(self, job: Job) -> None:
+        del self._parked[job.key]
+        self._turns.put(job.namespace, job.key, first=True)  # it may hold a token
+        self._changed.set()
+
+    async def _turn(self) -> _Service:
+        while (key := self._turns.take()) is None:
+            self._changed.clear()
+            await self._changed.wait()
+        if key not in self._running:
+            self._running[key] = _Service(self, self._waiting.pop(key))
+        return self._running[key]
 
     async def _worker(self) -> None:
         while True:
-            await self._work.acquire()
-            key, job = self._waiting.popitem(last=False)
-            self._running[key] = job
+            service = await self._turn()
+            job, delay = service.job, None
             try:
-                await self._serve(job)
+                delay = await service.advance()
+                if delay is None:
+                    self._tell(service)
             except Exception as error:  # noqa: BLE001  # one pod's trouble must not be everybody's
                 _log.error("a pod was not unsealed", pod=str(job.announcer.pod), error=type(error).__name__)
             finally:
-                del self._running[key]
-                following = self._next.pop(key, None)
-                if following is not None:
-                    self._enqueue(following)
+                self._turns.done(job.namespace)
+                if delay is None:
+                    self._end(job)
+                else:
+                    loop = asyncio.get_running_loop()
+                    self._parked[job.key] = loop.call_later(delay, self._resume, job)
+                self._changed.set()
 
-    async def _serve(self, job: Job) -> None:
-        service = _Service(self, job)
-        how = await service.finish()
+    def _end(self, job: Job) -> None:
+        del self._running[job.key]
+        self._jobs[job.namespace] -= 1
+        if not self._jobs[job.namespace]:
+            del self._jobs[job.namespace]
+        following = self._next.pop(job.key, None)
+        if following is not None:
+            self._enqueue(following)
+
+    def _tell(self, service: _Service) -> None:
+        job, how = service.job, service.how
         self.metrics.unsealings.labels(how.value).inc()
         pod, seconds = job.announcer.pod, self._clock() - job.since
         if how is End.UNSEALED:
@@ -183,7 +235,7 @@ class _Service:
 
     def __init__(self, minting: Minting, job: Job) -> None:
         self._of = minting
-        self._job = job
+        self.job = job
         self._pod = job.announcer.pod
         self._custody = Custody()
         self._token: Token | None = None
@@ -191,13 +243,13 @@ class _Service:
         self._entries: dict[str, Entry] = {}
         self.trouble = ""
         """What failed last, in one line."""
+        self.how = End.FAILED
+        """How it ended, once it has."""
 
-    async def finish(self) -> End:
-        """Step by step to the end."""
+    async def advance(self) -> float | None:
+        """Step by step to the end (then None), or to a step that is to be tried again: the seconds until
+        then, after which to call this once more."""
         while not isinstance(step := self._custody.step, Ended):
-            delay = getattr(step, "delay", 0.0)
-            if delay:
-                await _pause(random.uniform(0.5, 1.0) * delay)  # noqa: S311
             try:
                 await self._do(step)
             except CloudtaserError as error:
@@ -205,7 +257,11 @@ class _Service:
                 self._custody.report(_judged(step, error))
             if not self._custody.needs_token:
                 self._token = None
-        return step.how
+            delay = getattr(self._custody.step, "delay", 0.0)
+            if delay:
+                return _scattered(delay)
+        self.how = step.how
+        return None
 
     async def _do(self, step: Step) -> None:
         match step:
@@ -230,13 +286,18 @@ class _Service:
 
     async def _look(self) -> Outcome:
         self._target = await self._find()
-        if await delivery.waits_for(self._target, self._job.public_key):
+        try:
+            waits = await delivery.waits_for(self._target, self.job.public_key)
+        except UnavailableError as error:
+            self.trouble = error.diagnostic()
+            return Outcome.UNANSWERED
+        if waits:
             return Outcome.DONE
         self.trouble = "the wrapper waits for no token, or under another key"
         return Outcome.SUPERSEDED
 
     async def _mint(self) -> None:
-        job, of = self._job, self._of
+        job, of = self.job, self._of
         minted = await of.vault.mint(self._pod, job.announcer.service_account, job.container)
         of.metrics.tokens.labels("minted").inc()
         of.on_minted()
@@ -248,7 +309,7 @@ class _Service:
     async def _deliver(self) -> Outcome:
         assert self._token is not None
         assert self._target is not None
-        job = self._job
+        job = self.job
         recipient = Recipient(job.public_key, self._pod.uid, job.container)
         envelope = self._of.credentials.seal(self._token, recipient)
         match await delivery.unseal(self._target, envelope):
@@ -264,7 +325,7 @@ class _Service:
     async def _annotate(self, accessor: str) -> None:
         target = self._target or await self._find()
         self._target = None  # a second attempt reads the pod anew
-        container = self._job.container
+        container = self.job.container
         value = encode({**target.accessors, container: accessor})
         await self._of.cluster.annotate(self._pod, target.version, {ACCESSOR_ANNOTATION: value})
         replaced = target.accessors.get(container, "")
@@ -278,11 +339,11 @@ class _Service:
 
     async def _find(self) -> Target:
         pod = await self._of.cluster.pod(self._pod.namespace, self._pod.name)
-        return find(pod, self._pod.uid, self._job.container)
+        return find(pod, self._pod.uid, self.job.container)
 
 
-async def _pause(seconds: float) -> None:
-    await asyncio.sleep(seconds)
+def _scattered(delay: float) -> float:
+    return random.uniform(0.5, 1.0) * delay  # noqa: S311
 
 
 def _judged(step: Step, error: CloudtaserError) -> Outcome:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from cloudtaser.operator.tokens.custody import (
     TRIES,
+    WRAPPER_TRIES,
     Annotate,
     Custody,
     Deliver,
@@ -25,7 +26,7 @@ from cloudtaser.operator.tokens.custody import (
 )
 
 POSSIBLE: dict[type[Step], tuple[Outcome, ...]] = {
-    Look: (Outcome.DONE, Outcome.SUPERSEDED, Outcome.REFUSED, Outcome.FAILED),
+    Look: (Outcome.DONE, Outcome.SUPERSEDED, Outcome.REFUSED, Outcome.UNANSWERED, Outcome.FAILED),
     Mint: (Outcome.DONE, Outcome.SUPERSEDED, Outcome.REFUSED, Outcome.FAILED),
     Record: (Outcome.DONE, Outcome.FAILED),
     Deliver: (Outcome.DONE, Outcome.SUPERSEDED, Outcome.REFUSED, Outcome.FAILED),
@@ -161,6 +162,12 @@ def test_what_fails_is_tried_again_a_few_times_and_later_each_time() -> None:
     assert delays == sorted(delays)
     assert len(delays) == TRIES - 1
     assert custody.step == Ended(End.FAILED)
+
+
+def test_a_wrapper_that_does_not_answer_is_asked_less_often_than_an_api_server() -> None:
+    assert WRAPPER_TRIES < TRIES
+    assert isinstance(drive(FAILED, FAILED, *[Outcome.UNANSWERED] * (WRAPPER_TRIES - 1)).step, Look)
+    assert drive(*[Outcome.UNANSWERED] * WRAPPER_TRIES).step == Ended(End.FAILED)
 
 
 def test_an_outcome_that_cannot_be_is_a_bug() -> None:

@@ -13,6 +13,7 @@ from cloudtaser.errors import UnavailableError
 from cloudtaser.operator.tokens import delivery
 from cloudtaser.operator.tokens.announcement import Announcement, Announcer
 from cloudtaser.operator.tokens.credentials import Credentials
+from cloudtaser.operator.tokens.custody import WRAPPER_TRIES
 from cloudtaser.operator.tokens.ledger import Ledger
 from cloudtaser.operator.tokens.metrics import TokenMetrics
 from cloudtaser.operator.tokens.minting import POD_RATE, Minting, MintingLimits
@@ -32,20 +33,22 @@ class Scene:
     now: float = 1000.0
 
 
-def make(waiting: int = 100) -> Scene:
+def make(waiting: int = 100, workers: int = 2, of_namespace: int = 4) -> Scene:
     metrics = TokenMetrics(CollectorRegistry())
     cluster, events = ClusterInMemory(), Events()
     minting = Minting(
         cluster, cast(Vault, VaultInMemory()), cast(Credentials, None), Ledger(cluster), events, metrics,
-        limits=MintingLimits(workers=2, waiting=waiting), on_minted=lambda: None,
+        limits=MintingLimits(workers, of_namespace, waiting), on_minted=lambda: None,
         clock=lambda: scene.now, wall=lambda: 0.0,
     )  # fmt: skip
     scene = Scene(minting, events)
     return scene
 
 
-def announce(scene: Scene, uid: str = "a", key: int = 0, container: str = "web") -> float:
-    announcer = Announcer(PodRef("shop", f"pod-{uid}", uid), "web")
+def announce(
+    scene: Scene, uid: str = "a", key: int = 0, container: str = "web", namespace: str = "shop"
+) -> float:
+    announcer = Announcer(PodRef(namespace, f"pod-{uid}", uid), "web")
     return scene.minting.submit(announcer, Announcement(uid, container, bytes([key]) * 32, Secret("jwt")))
 
 
@@ -75,10 +78,71 @@ def test_one_pod_cannot_have_tokens_made_without_end() -> None:
 
 def test_what_waits_is_bounded_and_who_comes_beyond_is_told_to_come_back() -> None:
     scene = make(waiting=10)
-    answers = [announce(scene, f"pod-{number}") for number in range(50)]
+    answers = [announce(scene, f"pod-{number}", namespace=f"of-{number}") for number in range(50)]
     assert answers[:10] == [0.0] * 10
     assert min(answers[10:]) >= 5.0
     assert scene.minting.waiting == 10
+
+
+def test_one_namespace_has_half_of_what_may_wait() -> None:
+    scene = make(waiting=10)
+    answers = [announce(scene, f"pod-{number}") for number in range(50)]
+    assert answers[:5] == [0.0] * 5
+    assert min(answers[5:]) >= 5.0
+    assert announce(scene, "b", namespace="bank") == 0.0, "others are heard"
+
+
+async def test_pods_of_one_namespace_that_do_not_answer_leave_workers_to_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scene = make(workers=4, of_namespace=2)
+
+    async def waits_for(_: Target, public_key: bytes) -> bool:
+        scene.asked.put_nowait(public_key)
+        await scene.go.wait()
+        return False
+
+    monkeypatch.setattr(delivery, "waits_for", waits_for)
+    monkeypatch.setattr(
+        "cloudtaser.operator.tokens.minting.find", lambda *_: Target("10.0.0.1", 8199, "1", {})
+    )
+    running = asyncio.ensure_future(scene.minting.run())
+    for number in range(20):
+        announce(scene, f"slow-{number}", key=1)
+    for _ in range(2):
+        assert await scene.asked.get() == bytes([1]) * 32
+    announce(scene, "b", key=2, namespace="bank")
+    assert await scene.asked.get() == bytes([2]) * 32
+    assert scene.minting.waiting == 18
+    scene.go.set()
+    for _ in range(18):
+        assert await scene.asked.get() == bytes([1]) * 32, "and all are served in the end"
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_what_is_tried_again_later_keeps_no_worker_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = make(waiting=4, workers=1)
+
+    async def waits_for(_: Target, public_key: bytes) -> bool:
+        scene.asked.put_nowait(public_key)
+        raise UnavailableError("the wrapper cannot be asked", on="10.0.0.1:8199")
+
+    monkeypatch.setattr(delivery, "waits_for", waits_for)
+    monkeypatch.setattr(
+        "cloudtaser.operator.tokens.minting.find", lambda *_: Target("10.0.0.1", 8199, "1", {})
+    )
+    monkeypatch.setattr("cloudtaser.operator.tokens.minting._scattered", lambda _: 3600.0)
+    running = asyncio.ensure_future(scene.minting.run())
+    announce(scene, "a", key=1)
+    announce(scene, "b", key=2)
+    assert await scene.asked.get() == bytes([1]) * 32
+    assert await scene.asked.get() == bytes([2]) * 32
+    assert announce(scene, "c", key=3) > 0.0, "what is tried again later is counted among what waits"
+    assert announce(scene, "a", key=1) == 0.0, "and known by its key"
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert scene.asked.empty()
 
 
 async def test_a_container_is_served_one_announcement_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,21 +177,20 @@ async def test_why_a_pod_is_not_unsealed_is_an_event_on_it(monkeypatch: pytest.M
     scene = make()
 
     async def waits_for(_: Target, public_key: bytes) -> bool:
+        scene.asked.put_nowait(public_key)
         raise UnavailableError("the wrapper cannot be asked", on="10.0.0.1:8199")
-
-    async def at_once(_: float) -> None:
-        return None
 
     monkeypatch.setattr(delivery, "waits_for", waits_for)
     monkeypatch.setattr(
         "cloudtaser.operator.tokens.minting.find", lambda *_: Target("10.0.0.1", 8199, "1", {})
     )
-    monkeypatch.setattr("cloudtaser.operator.tokens.minting._pause", at_once)
+    monkeypatch.setattr("cloudtaser.operator.tokens.minting._scattered", lambda _: 0.0)
     running = asyncio.ensure_future(scene.minting.run())
     announce(scene)
     await scene.events.noted.wait()
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+    assert scene.asked.qsize() == WRAPPER_TRIES
     (note,) = scene.events.notes
     assert (note.kind, note.name, note.uid, note.reason) == ("Pod", "pod-a", "a", "NotUnsealed")
     assert note.message == "container web waits for its token: the wrapper cannot be asked (10.0.0.1:8199)"
