@@ -148,7 +148,7 @@ def _container(parser: argparse.ArgumentParser, uid_flag: str, uid_help: str) ->
     add(
         "--sockets",
         metavar="DIR",
-        help="directory that both containers mount (default /run/cloudtaser); the manager alone: off",
+        help="where manager/ and broker/ are mounted (default /run/cloudtaser); the manager alone: off",
     )
     add(uid_flag, metavar="UID", help=uid_help)
 

@@ -28,8 +28,10 @@ FRAME_SECONDS: Final = 10.0
 """How long a frame may take to arrive where one is due at once."""
 ANSWER_SECONDS: Final = 30.0
 """How long an answer may take: the manager asks the API server, several times at most."""
-MANAGER_SOCKET: Final = "manager.sock"
-BROKER_SOCKET: Final = "broker.sock"
+MANAGER_SOCKET: Final = "manager/manager.sock"
+BROKER_SOCKET: Final = "broker/broker.sock"
+"""Each in a directory of its own, which only the container that listens there can write: a name that somebody
+else had made there (a directory, say) would keep it from starting."""
 
 _LENGTH: Final = struct.Struct(">I")
 _PEERCRED: Final = struct.Struct("3i")
@@ -140,10 +142,12 @@ def peer_uid(transport: asyncio.BaseTransport) -> int:
 def bind(path: str) -> socket.socket:
     """A listening Unix socket for us and our group. ConfigError when it cannot be made.
 
-    What a predecessor left is removed: the container was restarted, the directory was not.
+    What a predecessor left is removed: the container was restarted, the directory was not. It is made where
+    none is mounted.
     """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        Path(path).parent.mkdir(mode=0o770, exist_ok=True)
         Path(path).unlink(missing_ok=True)
         listener.bind(path)
         os.chmod(path, 0o660)  # the group is the pod's; the uid is checked besides
@@ -154,6 +158,6 @@ def bind(path: str) -> socket.socket:
         raise ConfigError(
             f"cannot listen for the other container: {reason(error)}",
             on=path,
-            fix="mount one directory into both containers, writable by the pod's fsGroup",
+            fix="mount a directory there, writable by the pod's fsGroup, read-only in the other container",
         ) from None
     return listener

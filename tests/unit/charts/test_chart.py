@@ -11,6 +11,8 @@ from typing import Any
 import helm_python as helm
 import pytest
 
+from cloudtaser.operator.config import SOCKETS
+from cloudtaser.operator.seam import BROKER_SOCKET, MANAGER_SOCKET
 from cloudtaser.operator.tokens.ledger import NAMES as LEDGER
 from cloudtaser.operator.webhook.configuration import Registration, mutating, validating
 from cloudtaser.wire.names import (
@@ -183,13 +185,50 @@ def test_the_broker_has_no_token_and_a_user_of_its_own() -> None:
     both = containers(objects)
     mounts = {name: {m["mountPath"] for m in one["volumeMounts"]} for name, one in both.items()}
     assert mounts["manager"] - mounts["broker"] == {"/var/run/secrets/kubernetes.io/serviceaccount"}
-    assert "/run/cloudtaser" in mounts["broker"] & mounts["manager"]
     users = {name: one["securityContext"]["runAsUser"] for name, one in both.items()}
     assert users == {"manager": 65532, "broker": 65533}
     pod = only(objects, "Deployment", "cloudtaser-operator")["spec"]["template"]["spec"]
     assert pod["automountServiceAccountToken"] is False
     assert all(not one["automountServiceAccountToken"] for one in objects if one["kind"] == "ServiceAccount")
     assert not pod.get("shareProcessNamespace")
+
+
+def test_each_container_listens_where_the_other_cannot_write() -> None:
+    objects = render(beacon())
+    writable = {
+        name: {m["mountPath"]: m["name"] for m in one["volumeMounts"] if not m.get("readOnly")}
+        for name, one in containers(objects).items()
+    }
+    directories = {
+        name: str((Path(SOCKETS) / socket).parent)
+        for name, socket in (("manager", MANAGER_SOCKET), ("broker", BROKER_SOCKET))
+    }
+    assert {name: list(paths) for name, paths in writable.items()} == {
+        name: [path] for name, path in directories.items()
+    }
+    assert writable["manager"][directories["manager"]] != writable["broker"][directories["broker"]]
+    for one in containers(objects).values():
+        assert set(directories.values()) <= {m["mountPath"] for m in one["volumeMounts"]}
+
+
+@pytest.mark.parametrize(
+    ("cloud", "annotation"),
+    [
+        ("aws", "eks.amazonaws.com/skip-containers"),
+        ("azure", "azure.workload.identity/skip-containers"),
+    ],
+)
+def test_a_cloud_identity_is_given_to_the_manager_alone(cloud: str, annotation: str) -> None:
+    def annotations(**operator: Json) -> Json:
+        values = merged(beacon(), {"operator": operator})
+        pod = only(render(values), "Deployment", "cloudtaser-operator")["spec"]["template"]
+        return dict(pod["metadata"]["annotations"])
+
+    assert annotations(registry={"cloudIdentity": cloud})[annotation] == "broker"
+    assert not any("skip-containers" in name for name in annotations(registry={"cloudIdentity": "google"}))
+    assert not any("skip-containers" in name for name in annotations())
+    mine = {annotation: "broker,sidecar"}
+    assert annotations(registry={"cloudIdentity": cloud}, podAnnotations=mine)[annotation] == mine[annotation]
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -273,6 +273,15 @@ async def test_the_socket_of_a_predecessor_is_replaced_and_is_for_us_and_our_gro
     await second.door.close()
 
 
+async def test_a_directory_that_is_not_mounted_is_made_for_us_and_our_group(tmp_path: Path) -> None:
+    path = tmp_path / "manager" / "manager.sock"
+    door = ManagerDoor(str(path), UID, Answers(), Exchanges())
+    await door.start()
+    assert path.parent.stat().st_mode & 0o007 == 0
+    assert await RemoteManager(str(path), UID).fingerprint() == FINGERPRINT
+    await door.close()
+
+
 def test_a_frame_that_is_too_long_is_not_waited_for() -> None:
     with pytest.raises(ProtocolError, match="a frame of 4097 bytes"):
         Frames(4096).receive(struct.pack(">I", 4097))
