@@ -338,6 +338,42 @@ async def test_nobody_debugs_his_way_to_the_wrappers_program(admission: Admissio
     assert (await debug(readOnly=True)).code == 0
 
 
+async def test_the_program_of_a_pod_that_waits_is_not_exchanged(admission: Admission, required: str) -> None:
+    gated = pod(schedulingGates=[{"name": "example.com/wait"}])
+    assert (await admission.create(required, called("gated", gated))).code == 0
+
+    async def change(kind: str, patch: object) -> Said:
+        return await kubectl(
+            admission.plane,
+            "patch",
+            "pod",
+            "gated",
+            "-n",
+            required,
+            f"--type={kind}",
+            "--patch",
+            json.dumps(patch),
+        )
+
+    def image(part: str, name: str) -> list[Json]:
+        return [{"op": "replace", "path": f"/spec/{part}/0/image", "value": name}]
+
+    plain = {"metadata": {"annotations": None, "finalizers": ["example.com/kept"]}}
+    assert (await change("merge", plain)).code == 0
+    refused = await change("json", image("initContainers", "evil.example.com/x"))
+    assert refused.code != 0
+    assert "cloudtaser-init would run evil.example.com/x, not the operator's image" in refused.err
+    assert (await change("json", image("containers", "registry.example.com/app:2"))).code == 0
+    await admission.served.stop()
+    try:
+        refused = await change("json", image("initContainers", "evil.example.com/x"))
+        assert 'failed calling webhook "validate-required.cloudtaser.io"' in refused.err
+        freed = await change("merge", {"metadata": {"finalizers": None}})
+        assert freed.code == 0, freed.err
+    finally:
+        await admission.served.start()
+
+
 async def test_while_we_are_down_an_ordinary_pod_starts_and_a_required_one_waits(
     admission: Admission, ordinary: str, required: str
 ) -> None:

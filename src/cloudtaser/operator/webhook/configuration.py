@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from cloudtaser.operator.webhook.pods import INIT_CONTAINER
 from cloudtaser.operator.webhook.settings import FailurePolicy
 from cloudtaser.wire.names import SYSTEM_NAMESPACE
 
@@ -46,7 +47,19 @@ def _mentions(metadata: str) -> str:
     )
 
 
+def _installer(pod: str) -> str:
+    """The image of the init container that brings the wrapper: a list of one, or of none."""
+    containers = f"{pod}.?spec.?initContainers.orValue([])"
+    return f"{containers}.filter(c, c.name == '{INIT_CONTAINER}').map(c, c.?image.orValue(''))"
+
+
 _OURS: Final = _mentions("object.?metadata")
+_OURS_OR_CHANGED: Final = (
+    "request.operation == 'UPDATE' && request.?subResource.orValue('') == ''"
+    f" ? {_installer('object')} != {_installer('oldObject')} : {_OURS}"
+)
+"""Of a pod that is changed, annotations say nothing: they can be taken away first. Every other change passes
+without us, so that none waits while we are down: a finalizer that goes, above all."""
 _WORKLOADS: Final = " || ".join(
     map(
         _mentions,
@@ -97,10 +110,10 @@ def validating(registration: Registration) -> Json:
     pods["matchConditions"] = [{"name": "has-our-annotations", "expression": _OURS}]
     required = _webhook(registration, "validate-required.cloudtaser.io", VALIDATE_REQUIRED, "Fail", True)
     required["rules"] = [
-        _rule("", ["pods"], ["CREATE"]),
+        _rule("", ["pods"], ["CREATE", "UPDATE"]),
         _rule("", ["pods/ephemeralcontainers"], ["UPDATE"]),
     ]
-    required["matchConditions"] = [{"name": "has-our-annotations", "expression": _OURS}]
+    required["matchConditions"] = [{"name": "is-ours-or-changed", "expression": _OURS_OR_CHANGED}]
     workloads = _webhook(registration, "workloads.cloudtaser.io", VALIDATE_WORKLOAD, "Ignore", None)
     workloads["rules"] = [
         _rule("apps", ["deployments", "statefulsets", "daemonsets"], ["CREATE", "UPDATE"]),

@@ -37,11 +37,21 @@ def faults(
     if not selected:
         return []
     spec = mapping(pod, "spec")
-    accepted = (settings.wrapper_image, *settings.accepted_wrapper_images)
     return [
-        *_payload_faults(spec, selected, accepted),
+        *_payload_faults(spec, selected, _accepted(settings)),
         *_writers(spec),
         *(fault for container in selected for fault in _container_faults(container, plan)),
+    ]
+
+
+def change_faults(old: Mapping[str, Any], pod: Mapping[str, Any], settings: WebhookSettings) -> list[str]:
+    """What may not become of a pod that is there: all that can change of our init container is its image.
+    Whatever leaves that as it is passes, also in a pod that is not as it must be."""
+    before, accepted = list(_installers(old)), _accepted(settings)
+    return [
+        f"{INIT_CONTAINER} would run {image}, not the operator's image"
+        for image in _installers(pod)
+        if image not in before and image not in accepted
     ]
 
 
@@ -53,6 +63,16 @@ def ephemeral_faults(pod: Mapping[str, Any]) -> list[str]:
         for one in objects(spec.get("ephemeralContainers"))
         if _mounts_writable(one)
     ]
+
+
+def _accepted(settings: WebhookSettings) -> tuple[str, ...]:
+    return (settings.wrapper_image, *settings.accepted_wrapper_images)
+
+
+def _installers(pod: Mapping[str, Any]) -> Iterator[object]:
+    """The images of the init containers that are called as ours is."""
+    present = objects(mapping(pod, "spec").get("initContainers"))
+    return (one.get("image") for one in present if one.get("name") == INIT_CONTAINER)
 
 
 def _payload_faults(

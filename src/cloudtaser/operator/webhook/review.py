@@ -38,6 +38,8 @@ class Review:
     subresource: str
     dry_run: bool
     object: Json
+    old: Json
+    """The object as it was; empty when it is made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ def read(body: bytes) -> Review:
         raise UnreadableReviewError("the request has no uid")
     if not isinstance(subject, dict):
         raise UnreadableReviewError("the request holds no object")
-    kind = request.get("kind")
+    kind, old = request.get("kind"), request.get("oldObject")
     return Review(
         uid=uid,
         operation=_text(request, "operation"),
@@ -80,6 +82,7 @@ def read(body: bytes) -> Review:
         subresource=_text(request, "subResource"),
         dry_run=request.get("dryRun") is True,
         object=subject,
+        old=old if isinstance(old, dict) else {},
     )
 
 

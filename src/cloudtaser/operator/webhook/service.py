@@ -106,6 +106,8 @@ class Webhook:
             return Answer()
         if review.subresource == "ephemeralcontainers":
             verdict = validation.of_ephemeral(review.object)
+        elif required and review.operation == "UPDATE" and not review.subresource:
+            verdict = validation.of_change(review.old, review.object, self._settings)
         elif review.operation == "CREATE" and not review.subresource:
             verdict = validation.of_pod(
                 review.object,

@@ -65,6 +65,12 @@ def of_ephemeral(pod: Mapping[str, Any]) -> Verdict:
     return Verdict(NotInjectedError("enforcement", ", ".join(faults))) if faults else Verdict()
 
 
+def of_change(old: Mapping[str, Any], pod: Mapping[str, Any], settings: WebhookSettings) -> Verdict:
+    """The verdict on a change to a pod of a fail-closed namespace."""
+    faults = enforcement.change_faults(old, pod, settings)
+    return Verdict(NotInjectedError("enforcement", ", ".join(faults))) if faults else Verdict()
+
+
 def of_workload(workload: Mapping[str, Any], prepare: Prepare) -> tuple[str, ...]:
     """What is to be said of a workload."""
     template = _template(workload)

@@ -155,6 +155,7 @@ def review(subject: Json, **more: Any) -> Review:
         "subresource": "",
         "dry_run": False,
         "object": subject,
+        "old": {},
     }
     return Review(**(given | more))
 

@@ -57,3 +57,14 @@ def test_fail_closed_entries_fail_whatever_is_said_of_the_others() -> None:
         )
         assert policies["inject.cloudtaser.io"] == policies["validate.cloudtaser.io"] == policy
         assert policies["workloads.cloudtaser.io"] == "Ignore"
+
+
+def test_changes_of_pods_are_asked_about_in_fail_closed_namespaces_alone() -> None:
+    asked = {
+        one["name"]
+        for made in (mutating(Registration()), validating(Registration()))
+        for one in made["webhooks"]
+        for rule in one["rules"]
+        if "pods" in rule["resources"] and "UPDATE" in rule["operations"]
+    }
+    assert asked == {"validate-required.cloudtaser.io"}

@@ -262,6 +262,34 @@ async def test_an_ephemeral_container_may_read_the_payload_and_never_write_to_it
     assert (await verdict(world, subject, required=True, **asked))[0]
 
 
+@pytest.mark.parametrize("annotated", [True, False])
+async def test_the_program_of_a_pod_that_waits_is_not_exchanged(annotated: bool) -> None:
+    world = World()
+    before = await mutated(world, pod(schedulingGates=[{"name": "wait"}]))
+    after = copy.deepcopy(before)
+    named(after, "cloudtaser-init")["image"] = "evil/x"
+    if not annotated:
+        del before["metadata"]["annotations"], after["metadata"]["annotations"]
+    changed: Json = {"operation": "UPDATE", "old": before}
+    allowed, message = await verdict(world, after, required=True, **changed)
+    assert (allowed, message) == (False, "cloudtaser-init would run evil/x, not the operator's image")
+    assert await verdict(world, after, **changed) == (True, "")
+
+
+async def test_every_other_change_of_a_pod_passes() -> None:
+    world = World()
+    before = await mutated(world, pod(metadata={"finalizers": ["x/y"]} | pod()["metadata"]))
+    after = copy.deepcopy(before)
+    del after["metadata"]["finalizers"]
+    named(after, "app")["image"] = "registry.example.com/app:2"
+    assert await verdict(world, after, required=True, operation="UPDATE", old=before) == (True, "")
+    for one in (before, after):  # as one that was made before the namespace was fail-closed
+        named(one, "cloudtaser-init")["image"] = "registry.example.com/wrapper:0"
+    assert await verdict(world, after, required=True, operation="UPDATE", old=before) == (True, "")
+    named(after, "cloudtaser-init")["image"] = WRAPPER_IMAGE
+    assert await verdict(world, after, required=True, operation="UPDATE", old=before) == (True, "")
+
+
 # --- workloads
 
 
