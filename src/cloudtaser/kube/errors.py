@@ -40,3 +40,7 @@ class KubeUnavailableError(UnavailableError):
     def __init__(self, what: str, *, on: str = "", fix: str = "", retry_after: float = 0.0) -> None:
         super().__init__(what, on=on, fix=fix)
         self.retry_after = retry_after
+
+
+class AnswerTooLargeError(KubeUnavailableError):
+    """The answer is larger than we take; of a list, fewer objects at a time may fit."""

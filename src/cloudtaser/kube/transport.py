@@ -24,6 +24,7 @@ from multidict import CIMultiDict
 from cloudtaser.errors import CloudtaserError, ConfigError
 from cloudtaser.kube.access import Access, of_pod
 from cloudtaser.kube.errors import (
+    AnswerTooLargeError,
     ConflictError,
     GoneError,
     KubeForbiddenError,
@@ -43,8 +44,8 @@ _T = TypeVar("_T", str, dict)  # type: ignore[type-arg]  # a constraint is a cla
 
 MAX_ANSWER: Final = 3 * 1024 * 1024
 """Bytes of one answer, or of one line of a stream; etcd holds no object larger than 1.5 MiB."""
-MAX_PAGE: Final = 32 * 1024 * 1024
-"""Bytes of one page of a list."""
+MAX_PAGE: Final = 16 * 1024 * 1024
+"""Bytes of one page of a list. One object fits: JSON can be six times as long as what etcd holds."""
 MAX_CONNECTIONS: Final = 8
 MAX_STREAMS: Final = 32
 """Watches at once; one more fails within the timeout."""
@@ -338,7 +339,7 @@ class Transport:
             raw += piece
             if len(raw) > limit:
                 response.close()
-                raise KubeUnavailableError(
+                raise AnswerTooLargeError(
                     f"the API server's answer is larger than {limit} bytes", on=self.url
                 )
         return bytes(raw)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, Literal
 
-from cloudtaser.kube.errors import GoneError, KubeUnavailableError
+from cloudtaser.kube.errors import AnswerTooLargeError, GoneError, KubeUnavailableError
 from cloudtaser.kube.kinds import EVENTS, Kind
 from cloudtaser.kube.transport import MAX_PAGE, Json, Transport
 
@@ -110,6 +110,50 @@ class Verbs(Transport):
             tuple(items), self._field(metadata, "resourceVersion", str), str(metadata.get("continue") or "")
         )
 
+    async def list_pages(
+        self,
+        kind: Kind,
+        namespace: str | None = None,
+        *,
+        label_selector: str = "",
+        field_selector: str = "",
+        limit: int = PAGE,
+        max_objects: int = MAX_OBJECTS,
+        metadata_only: bool = False,
+    ) -> AsyncGenerator[Page, None]:
+        """All objects, page by page, as of one moment: a watch goes on from the last `resource_version`.
+        Pages too large to be taken come in smaller ones, so that nobody's large objects hide the others.
+
+        GoneError when the API server forgets that moment on the way. KubeUnavailableError beyond
+        `max_objects`.
+        """
+        continuation, seen = "", 0
+        while True:
+            try:
+                page = await self.list_page(
+                    kind,
+                    namespace,
+                    label_selector=label_selector,
+                    field_selector=field_selector,
+                    limit=limit,
+                    continuation=continuation,
+                    metadata_only=metadata_only,
+                )
+            except AnswerTooLargeError:
+                if limit <= 1:
+                    raise
+                limit //= 2  # each page of one list may have its own limit
+                continue
+            seen += len(page.items)
+            if seen > max_objects:
+                raise KubeUnavailableError(
+                    f"there are more than {max_objects} {kind.describe(namespace)}", on=self.url
+                )
+            continuation = page.continuation
+            yield page
+            if not continuation:
+                return
+
     async def list_objects(
         self,
         kind: Kind,
@@ -121,33 +165,29 @@ class Verbs(Transport):
         max_objects: int = MAX_OBJECTS,
         metadata_only: bool = False,
     ) -> Page:
-        """All objects, page by page, as of one moment: a watch goes on from the `resource_version`.
+        """All objects at once, as `list_pages` has them.
 
         Begun anew when the API server forgets that moment on the way. KubeUnavailableError beyond
         `max_objects`.
         """
         for attempt in range(MAX_LIST_ATTEMPTS):
             items: list[Json] = []
-            continuation = ""
+            version = ""
+            pages = self.list_pages(
+                kind,
+                namespace,
+                label_selector=label_selector,
+                field_selector=field_selector,
+                limit=limit,
+                max_objects=max_objects,
+                metadata_only=metadata_only,
+            )
             try:
-                while True:
-                    page = await self.list_page(
-                        kind,
-                        namespace,
-                        label_selector=label_selector,
-                        field_selector=field_selector,
-                        limit=limit,
-                        continuation=continuation,
-                        metadata_only=metadata_only,
-                    )
-                    items += page.items
-                    if len(items) > max_objects:
-                        raise KubeUnavailableError(
-                            f"there are more than {max_objects} {kind.describe(namespace)}", on=self.url
-                        )
-                    continuation = page.continuation
-                    if not continuation:
-                        return Page(tuple(items), page.resource_version)
+                async with contextlib.aclosing(pages):
+                    async for page in pages:
+                        items += page.items
+                        version = page.resource_version
+                return Page(tuple(items), version)
             except GoneError:
                 if attempt + 1 == MAX_LIST_ATTEMPTS:
                     raise

@@ -4,7 +4,7 @@ Used by every controller, and by the webhook for what it may not wait for (Cloud
 It lists once, then watches, and goes on from where it was when the watch ends or breaks, with full-jitter
 backoff; when the API server has forgotten that point (410 Gone: etcd was compacted, the server started anew)
 it lists again and tells the difference. What is in memory stays usable meanwhile: `problem` says why it may
-be old. Time is the loop's, so a clock that is set changes nothing.
+be old. Until `synced` it is not all there is. Time is the loop's, so a clock that is set changes nothing.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ T = TypeVar("T")
 class WatchApi(Protocol):
     """What a reflector asks of the API server; `client.KubeApi` is one."""
 
-    async def list_objects(
+    def list_pages(
         self,
         kind: Kind,
         namespace: str | None = None,
@@ -54,7 +54,7 @@ class WatchApi(Protocol):
         field_selector: str = "",
         max_objects: int = ...,
         metadata_only: bool = False,
-    ) -> Page:
+    ) -> AsyncGenerator[Page, None]:
         """See `verbs.Verbs`."""
 
     def watch_objects(
@@ -231,22 +231,26 @@ class Reflector(Generic[T]):
         self.problem = ""
 
     async def _list(self) -> None:
-        page = await self._api.list_objects(
+        """Each page is parsed before the next is asked for: all objects, whole, would not fit into memory."""
+        pages = self._api.list_pages(
             self.kind,
             self._namespace,
             max_objects=LISTED_TIMES * self._max_objects,
             metadata_only=self._metadata_only,
             **self._selectors,
         )
-        self.lists += 1
         self._full = False
-        gone = dict.fromkeys(self._objects)
-        for item in page.items:
-            gone.pop(_key(item), None)
-            self._put(item)
+        gone, version = dict.fromkeys(self._objects), ""
+        async with contextlib.aclosing(pages):
+            async for page in pages:
+                for item in page.items:
+                    gone.pop(_key(item), None)
+                    self._put(item)
+                version = page.resource_version
         for key in gone:
             self._remove(key)
-        self._version = page.resource_version
+        self.lists += 1
+        self._version = version
         self._synced.set()
         self._well()
 

@@ -14,6 +14,7 @@ from aiohttp import web
 from cloudtaser.demo.apiserver import ISSUER, StandInApiServer
 from cloudtaser.demo.certificates import write_server_certificate
 from cloudtaser.errors import CloudtaserError, ConfigError
+from cloudtaser.kube import verbs
 from cloudtaser.kube.client import KubeApi
 from cloudtaser.kube.errors import (
     ConflictError,
@@ -22,6 +23,7 @@ from cloudtaser.kube.errors import (
     KubeUnauthorisedError,
     KubeUnavailableError,
 )
+from cloudtaser.kube.kinds import CONFIG_MAPS
 from cloudtaser.kube.objects import BoundPod
 
 FINGERPRINT = "0ad50c05-1153-4508-9237-4cb2912e2c23"
@@ -208,6 +210,45 @@ async def test_a_strange_answer_is_one_line(tmp_path: Path, status: int, body: b
 def test_only_https_urls_are_taken(url: str) -> None:
     with pytest.raises(ConfigError, match="must be https"):
         KubeApi(url, ca_file="/dev/null", token_file="/dev/null")
+
+
+@pytest.mark.parametrize(("large", "whole"), [(1000, True), (5000, False)])
+async def test_large_objects_of_one_do_not_hide_those_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: int, whole: bool
+) -> None:
+    monkeypatch.setattr(verbs, "MAX_PAGE", 2500)
+    everybody = [f"n{number:03}" for number in range(40)]
+    pages: list[tuple[int, int]] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        start, limit = int(request.query.get("continue", 0)), int(request.query["limit"])
+        pages.append((start, limit))
+        items = [
+            {"metadata": {"name": name}, "data": {"x": "x" * large if 10 <= number < 20 else ""}}
+            for number, name in list(enumerate(everybody))[start : start + limit]
+        ]
+        more = str(start + limit) if start + limit < len(everybody) else ""
+        return web.json_response({"metadata": {"resourceVersion": "7", "continue": more}, "items": items})
+
+    files = write_server_certificate(tmp_path, "lists", ["127.0.0.1"])
+    runner = web.AppRunner(_application(answer), access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=_context(files.certificate, files.key))
+    await site.start()
+    token = tmp_path / "token"
+    token.write_text("t")
+    url = f"https://127.0.0.1:{runner.addresses[0][1]}"
+    async with KubeApi(url, ca_file=str(files.ca), token_file=str(token)) as kube:
+        if whole:
+            listed = await kube.list_objects(CONFIG_MAPS, limit=8)
+            assert [item["metadata"]["name"] for item in listed.items] == everybody
+            assert pages[:4] == [(0, 8), (8, 8), (8, 4), (12, 4)]
+            assert [start for start, _ in pages].count(0) == 1  # it goes on, and is not begun anew
+        else:
+            with pytest.raises(KubeUnavailableError, match="larger than 2500 bytes"):
+                await kube.list_objects(CONFIG_MAPS, limit=8)
+            assert pages[-1][1] == 1
+    await runner.cleanup()
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no certificate"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
@@ -41,12 +42,17 @@ class Scripted:
         self.from_versions: list[str] = []
         self.listed = 0
 
-    async def list_objects(self, kind: Kind, namespace: str | None = None, **_: Any) -> Page:
+    async def list_pages(
+        self, kind: Kind, namespace: str | None = None, **_: Any
+    ) -> AsyncGenerator[Page, None]:
         self.listed += 1
         answer = self.lists.pop(0) if len(self.lists) > 1 else self.lists[0]
         if isinstance(answer, CloudtaserError):
             raise answer
-        return Page(tuple(answer), str(100 * self.listed))
+        version = str(100 * self.listed)
+        for one in answer[:-1]:
+            yield Page((one,), version, "more")
+        yield Page(tuple(answer[-1:]), version)
 
     async def watch_objects(
         self, kind: Kind, namespace: str | None = None, *, resource_version: str, **_: Any
@@ -93,6 +99,52 @@ async def test_a_watch_goes_on_from_its_last_event_even_when_it_broke() -> None:
         assert api.from_versions == ["100", "7", "9"]
         assert reflector.get("shop", "a") == {}
         assert api.listed == 1
+
+
+async def test_a_page_is_parsed_and_let_go_before_the_next_is_asked_for() -> None:
+    class Body(dict[str, Any]):
+        """An object that can be watched go."""
+
+    pages: list[weakref.ref[Body]] = []
+
+    class Large(Scripted):
+        async def list_pages(
+            self, kind: Kind, namespace: str | None = None, **_: Any
+        ) -> AsyncGenerator[Page, None]:
+            for number in range(5):
+                body = Body(item(f"n{number}"))
+                pages.append(weakref.ref(body))
+                page = Page((body,), "100", "more")
+                del body
+                yield page
+                del page
+                assert sum(ref() is not None for ref in pages) <= 2  # this one and the one before
+            yield Page((), "100")
+
+    async with running(Large([])) as reflector:
+        await asyncio.wait_for(reflector.wait_synced(), 10)
+        assert len(reflector) == 5
+
+
+async def test_a_list_that_breaks_on_its_way_forgets_nobody_and_is_not_all_there_is() -> None:
+    class Breaking(Scripted):
+        async def list_pages(
+            self, kind: Kind, namespace: str | None = None, **_: Any
+        ) -> AsyncGenerator[Page, None]:
+            self.listed += 1
+            yield Page((item("first"),), "100", "more")
+            await asyncio.sleep(0)
+            if self.listed == 1:
+                assert not reflector.synced
+                raise GoneError("too old")
+            yield Page((item("second"),), "100")
+
+    async with running(Breaking([])) as reflector:
+        await asyncio.wait_for(reflector.wait_synced(), 10)
+        assert {key for key in ("first", "second") if reflector.get("shop", key) is not None} == {
+            "first",
+            "second",
+        }
 
 
 async def test_after_410_the_difference_is_told() -> None:

@@ -17,6 +17,11 @@ class ConfigStore:
         self.reflector = Reflector(api, CLOUDTASER_CONFIGS, CloudTaserConfig.parse)
         self.system_namespace = system_namespace
 
+    @property
+    def known(self) -> bool:
+        """Whether all have been listed once."""
+        return self.reflector.synced
+
     def get(self, namespace: str, name: str) -> CloudTaserConfig | None:
         """What a pod of `namespace` gets by that name: its own namespace's, else the operator's."""
         return self.reflector.get(namespace, name) or self.reflector.get(self.system_namespace, name)

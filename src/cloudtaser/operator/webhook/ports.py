@@ -40,6 +40,10 @@ class InjectionConfig(Protocol):
 class ConfigSource(Protocol):
     """CloudTaserConfigs, as a watch keeps them."""
 
+    @property
+    def known(self) -> bool:
+        """Whether all have been listed once; before, one that is not found may be there all the same."""
+
     def get(self, namespace: str, name: str) -> InjectionConfig | None:
         """The config of that name in that namespace, or None."""
 

@@ -15,7 +15,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from cloudtaser.kube.allow_list import AllowList
-from cloudtaser.kube.annotations import is_asked, parse
+from cloudtaser.kube.annotations import PREFIX, is_asked, parse
 from cloudtaser.kube.registry.errors import ImageError
 from cloudtaser.kube.registry.image import ImageConfig, ImageRequest, Platform
 from cloudtaser.net.log import get_logger
@@ -135,6 +135,13 @@ class Webhook:
         request, problems = parse(pods.strings(metadata, "annotations"), pods.strings(metadata, "labels"))
         if problems:
             raise BadRequestError(problems)
+        if request.config and not self._ports.configs.known:
+            raise NotInjectedError(
+                "config_unknown",
+                f"CloudTaserConfigs are not known yet, {request.config!r} among them",
+                on=PREFIX + "config",
+                fix="the operator's /readyz?verbose says why",
+            )
         agreed = plan.make(
             request,
             self._ports.configs.get(namespace, request.config) if request.config else None,

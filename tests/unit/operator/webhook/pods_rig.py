@@ -93,6 +93,7 @@ class World:
     images: Images = field(default_factory=Images)
     ca: str = PEM
     configs: dict[tuple[str, str], InjectionConfig] = field(default_factory=dict)
+    configs_known: bool = True
     spaces: dict[str, NamespaceView] = field(default_factory=lambda: {"shop": NamespaceView()})
     occurrences: list[Occurrence] = field(default_factory=list)
     settings: WebhookSettings = SETTINGS
@@ -111,7 +112,7 @@ class World:
         return Ports(
             entrypoints=self.images,
             pod_ca=lambda: self.ca,
-            configs=_Configs(self.configs),
+            configs=_Configs(self),
             namespaces=_Namespaces(self.spaces),
             events=_Events(self.occurrences),
         )
@@ -121,11 +122,15 @@ class World:
 
 
 class _Configs:
-    def __init__(self, configs: dict[tuple[str, str], InjectionConfig]) -> None:
-        self._configs = configs
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    @property
+    def known(self) -> bool:
+        return self._world.configs_known
 
     def get(self, namespace: str, name: str) -> InjectionConfig | None:
-        return self._configs.get((namespace, name))
+        return self._world.configs.get((namespace, name))
 
 
 class _Namespaces:

@@ -723,6 +723,18 @@ async def test_a_configs_address_passes_the_same_list() -> None:
     assert "CloudTaserConfig team: '169.254.169.254' is a metadata address, which is never allowed" in message
 
 
+async def test_a_config_of_which_nothing_is_known_yet_is_not_said_to_be_missing() -> None:
+    world = World(configs_known=False)
+    subject = pod(annotations={"cloudtaser.io/config": "team"})
+    message = await refusal(world, subject)
+    assert "CloudTaserConfigs are not known yet, 'team' among them" in message
+    assert "there is no" not in message
+    answer = await world.webhook().mutate(review(subject), 5.0, required=False)
+    assert (answer.allowed, answer.patch) == (True, ())
+    assert "not known yet" in answer.warnings[0]
+    await mutated(world, pod())  # one that names none is not kept waiting
+
+
 async def test_a_config_that_is_not_there_is_said() -> None:
     assert "there is no CloudTaserConfig 'team' here" in await refusal(
         World(), pod(annotations={"cloudtaser.io/config": "team"})
