@@ -92,6 +92,18 @@ class ManagerMetrics:
             "Unix time at which the certificate ends under which the webhook is served.",
             registry=registry,
         )
+        self.webhook_connections = Gauge(
+            "cloudtaser_operator_webhook_connections",
+            "Connections to the webhook's listener now.",
+            registry=registry,
+        )
+        self.webhook_refused = Counter(
+            "cloudtaser_operator_webhook_connections_refused",
+            "Connections to the webhook's listener that were cut off: there were too many, too many of one"
+            " source, or no request came.",
+            ["reason"],
+            registry=registry,
+        )
         self.ca_bundle_writes = Counter(
             "cloudtaser_operator_ca_bundle_writes",
             "Times that the leader put right a webhook configuration's caBundle.",

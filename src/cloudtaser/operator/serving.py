@@ -21,6 +21,7 @@ from cloudtaser.operator.enrolment import Reporter
 from cloudtaser.operator.metrics import ManagerMetrics
 from cloudtaser.operator.replica import Replica
 from cloudtaser.operator.rotation import Rotation
+from cloudtaser.operator.serving_door import ConnectionLimits, DoorSite, ServingDoor, heard
 from cloudtaser.operator.settings import Listen
 
 LIFETIME: Final = 7 * 24 * 3600.0
@@ -47,6 +48,7 @@ class Serving:
         metrics: ManagerMetrics,
         *,
         clock: Callable[[], float] = time.time,
+        limits: ConnectionLimits = ConnectionLimits(),
     ) -> None:
         """`known`: ids of the CAs that the leader has put in place."""
         self._listen = listen
@@ -56,8 +58,10 @@ class Serving:
         self._metrics = metrics
         self._clock = clock
         self._context = _context()
+        self._door = ServingDoor(limits, self._context, metrics)
+        application.middlewares.append(heard)
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=GRACE_SECONDS)
-        self._site: web.TCPSite | None = None
+        self._site: DoorSite | None = None
         self._reporter = Reporter()
         self._said = ""
         self._said_at = float("-inf")
@@ -72,6 +76,11 @@ class Serving:
         """Where it listens, once started."""
         host, port = self._runner.addresses[0][:2]
         return str(host), int(port)
+
+    @property
+    def connections(self) -> int:
+        """Open now."""
+        return self._door.connections
 
     @property
     def ca(self) -> str:
@@ -91,8 +100,7 @@ class Serving:
         """Listen. UnavailableError when the address cannot be had."""
         self._use()
         await self._runner.setup()
-        host, port = self._listen.host or None, self._listen.port
-        site = web.TCPSite(self._runner, host, port, ssl_context=self._context, backlog=1024)
+        site = DoorSite(self._runner, self._listen, self._door)
         try:
             await site.start()
         except OSError as error:

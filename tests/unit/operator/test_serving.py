@@ -20,6 +20,7 @@ from cloudtaser.operator.metrics import ManagerMetrics
 from cloudtaser.operator.replica import CA_ANNOTATION, Replica
 from cloudtaser.operator.rotation import Rotation
 from cloudtaser.operator.serving import Serving
+from cloudtaser.operator.serving_door import ConnectionLimits
 from cloudtaser.operator.serving_keys import make_keys, read_published, service_names
 from cloudtaser.operator.settings import Listen
 from tests.unit.operator.rig import eventually
@@ -69,7 +70,9 @@ class Store:
 
 
 class Rig:
-    def __init__(self) -> None:
+    def __init__(self, limits: ConnectionLimits) -> None:
+        self.limits = limits
+        self.registry = CollectorRegistry()
         self.store = Store()
         self.known: set[str] = set()
         self.release = asyncio.Event()
@@ -88,8 +91,13 @@ class Rig:
             self.rotation,
             Replica(self.store, "ns", "pod-1"),
             lambda: self.known,
-            ManagerMetrics(CollectorRegistry()),
+            ManagerMetrics(self.registry),
+            limits=self.limits,
         )
+
+    def refused(self, reason: str) -> float:
+        name = "cloudtaser_operator_webhook_connections_refused_total"
+        return self.registry.get_sample_value(name, {"reason": reason}) or 0.0
 
     async def answer(self, request: web.Request) -> web.Response:
         if await request.read() == b"wait":
@@ -114,10 +122,15 @@ class Rig:
 
 
 @pytest.fixture
-async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
+def limits() -> ConnectionLimits:
+    return ConnectionLimits()
+
+
+@pytest.fixture
+async def rig(monkeypatch: pytest.MonkeyPatch, limits: ConnectionLimits) -> AsyncIterator[Rig]:
     monkeypatch.setattr(serving, "TICK_SECONDS", 0.01)
     monkeypatch.setattr(serving, "GRACE_SECONDS", 5.0)
-    rig = Rig()
+    rig = Rig(limits)
     await rig.serving.start()
     rig.task = asyncio.ensure_future(rig.serving.run())
     yield rig
@@ -181,6 +194,47 @@ async def test_at_its_end_it_answers_what_is_under_way_and_takes_its_lease_away(
     await asyncio.wait_for(stopping, 10)
     assert await slow == "yes"
     assert rig.store.leases == {}
+
+
+@pytest.mark.parametrize("limits", [ConnectionLimits(request_seconds=1.0)])
+async def test_who_sends_no_request_is_cut_off_and_who_sent_one_may_wait(rig: Rig) -> None:
+    await until(lambda: rig.published, "published")
+    host, port = rig.serving.address
+    context = ssl.create_default_context(cadata=rig.published)
+    kept = await asyncio.open_connection(host, port, ssl=context, server_hostname=NAMES[0])
+    kept[1].write(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n")
+    assert b" 200 " in await kept[0].readuntil(b"\r\n\r\nyes")
+    silent = [await asyncio.open_connection(host, port) for _ in range(3)]
+    half = await asyncio.open_connection(host, port, ssl=context, server_hostname=NAMES[0])
+    half[1].write(b"POST / HTTP/1.1\r\nHost: h\r\n")
+    await until(lambda: rig.refused("no_request") == 4, "they are cut off")
+    await until(lambda: rig.serving.connections == 1, "one is left")
+    kept[1].write(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n")
+    assert b" 200 " in await kept[0].readuntil(b"\r\n\r\nyes")
+    for _, writer in [*silent, half, kept]:
+        writer.close()
+    await until(lambda: rig.serving.connections == 0, "none is left")
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        (ConnectionLimits(connections=8, connections_per_source=3), "too_many_connections_of_one_source"),
+        (ConnectionLimits(connections=3, connections_per_source=8), "too_many_connections"),
+    ],
+)
+async def test_no_more_connections_are_open_than_may_be(rig: Rig, reason: str) -> None:
+    await until(lambda: rig.published, "published")
+    taken = [await asyncio.open_connection(*rig.serving.address) for _ in range(3)]
+    await until(lambda: rig.serving.connections == 3, "three are in")
+    with pytest.raises(aiohttp.ClientError):
+        await rig.ask(rig.published)
+    assert rig.refused(reason) >= 1
+    assert rig.registry.get_sample_value("cloudtaser_operator_webhook_connections") == 3
+    for _, writer in taken:
+        writer.close()
+    await until(lambda: rig.serving.connections == 0, "all are out")
+    assert await rig.ask(rig.published) == "yes"
 
 
 def rig_now() -> Any:

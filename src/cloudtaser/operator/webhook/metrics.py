@@ -19,6 +19,11 @@ class WebhookMetrics:
         self.queue = Gauge(
             prefix + "admission_queue", "Admission reviews that are not answered yet.", registry=registry
         )
+        self.bytes = Gauge(
+            prefix + "admission_bytes",
+            "Bytes that reviews under way take, as they came and once they are read.",
+            registry=registry,
+        )
         self.seconds = Histogram(
             prefix + "admission_duration_seconds",
             "From an admission review's first byte read to its answer, by webhook.",
@@ -37,7 +42,7 @@ class WebhookMetrics:
         )
         self.unanswered = Counter(
             prefix + "admission_unanswered",
-            "Requests without an answer: overload, too_large, unreadable or too_slow.",
+            "Requests without an answer: overload, memory, too_large, unreadable, too_slow or cut_off.",
             ["reason"],
             registry=registry,
         )

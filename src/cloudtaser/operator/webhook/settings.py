@@ -38,12 +38,16 @@ S3PROXY_RESOURCES: Final[Mapping[str, Mapping[str, str]]] = {
 class Limits:
     """What the webhook's server bears at most."""
 
-    body_bytes: int = 8 * 1024 * 1024
-    """Of one AdmissionReview: the API server's own limit is 3 MiB an object, and there may be an old one."""
+    body_bytes: int = 4 * 1024 * 1024
+    """Of one AdmissionReview: an API server takes 3 MiB an object, and etcd keeps 1.5 MiB."""
+    bytes_in_flight: int = 64 * 1024 * 1024
+    """That all reviews under way take, as they came and once they are read; beyond that the answer is 503."""
     requests: int = 256
     """Under way at once; beyond that the answer is 503, and the failure policy decides."""
     seconds: float = 9.0
     """For one review at most; less when the API server says that it waits less."""
+    answer_seconds: float = 5.0
+    """For the sender to take the answer; then it is cut off."""
 
 
 @dataclass(frozen=True, slots=True)

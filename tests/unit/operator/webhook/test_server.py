@@ -5,20 +5,29 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import socket
+import tracemalloc
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
+from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestClient, TestServer
 from aiohttp.web import Application, Request
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 
 from cloudtaser.kube.registry.image import ImageConfig, ImageRequest
 from cloudtaser.operator.webhook import configuration
 from cloudtaser.operator.webhook.errors import UnreadableReviewError
-from cloudtaser.operator.webhook.review import MAX_WARNING, MAX_WARNINGS, Answer, read, write
+from cloudtaser.operator.webhook.metrics import WebhookMetrics
+from cloudtaser.operator.webhook.review import MAX_WARNING, MAX_WARNINGS, Answer, Review, read, write
+from cloudtaser.operator.webhook.server import build, footprint
 from cloudtaser.operator.webhook.settings import Limits
+from tests.unit.operator.rig import eventually
 from tests.unit.operator.webhook.pods_rig import Json, World, container, pod
 
 Client = TestClient[Request, Application]
@@ -151,6 +160,102 @@ async def test_too_many_at_once_are_turned_away_and_the_others_answered() -> Non
         assert (await client.post(configuration.MUTATE, json=subject)).status == 503
         slow.go.set()
         assert (await (await first).json())["response"]["allowed"] is True
+
+
+async def test_reviews_under_way_take_no_more_memory_than_they_may() -> None:
+    slow = Slow()
+    world = World(images=slow)  # type: ignore[arg-type]
+    world.settings = replace(world.settings, limits=Limits(bytes_in_flight=100_000))
+    async with TestClient(TestServer(world.webhook().application())) as client:
+        subject = asked(pod(container(command=None), padding="x" * 60_000))
+        first = asyncio.ensure_future(client.post(configuration.MUTATE, json=subject))
+        await slow.asked.wait()
+        assert 60_000 < world.count("cloudtaser_operator_admission_bytes") < 100_000
+        assert (await client.post(configuration.MUTATE, json=subject)).status == 503
+        assert world.count("cloudtaser_operator_admission_unanswered_total", reason="memory") == 1
+        slow.go.set()
+        assert (await (await first).json())["response"]["allowed"] is True
+        assert (await client.post(configuration.MUTATE, json=subject)).status == 200
+        await eventually(
+            lambda: world.count("cloudtaser_operator_admission_bytes") == 0, "all of it is given back"
+        )
+
+
+async def test_what_grows_when_it_is_read_counts_as_what_it_becomes(world: World) -> None:
+    world.settings = replace(world.settings, limits=Limits(bytes_in_flight=1_000_000))
+    async with TestClient(TestServer(world.webhook().application())) as client:
+        assert (await client.post(configuration.MUTATE, json=asked(pod(padding="x" * 60_000)))).status == 200
+        answer = await client.post(configuration.MUTATE, json=asked(pod(padding=[[]] * 20_000)))
+        assert answer.status == 503
+    assert world.count("cloudtaser_operator_admission_unanswered_total", reason="memory") == 1
+
+
+@pytest.mark.parametrize("text", ["[[],[]]", '[{"ab":"cd"},{"ab":"cd"}]', "[1.5,2.5]", '["äöü","ßäö"]', "{}"])
+def test_the_footprint_of_a_text_is_no_less_than_what_it_takes(text: str) -> None:
+    body = ("[" + ",".join([text] * 5000) + "]").encode()
+    tracemalloc.start()
+    try:
+        kept = msgspec.json.decode(body)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept
+    assert taken <= len(body) + footprint(body)
+
+
+async def test_a_body_that_is_announced_and_does_not_come_takes_nothing(world: World) -> None:
+    world.settings = replace(world.settings, limits=Limits(bytes_in_flight=50_000))
+    runner = web.AppRunner(world.webhook().application())  # as `serving` has it: no cancellation
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0][:2]
+    idle = [await asyncio.open_connection(host, port) for _ in range(4)]
+    for _, writer in idle:
+        head = f"POST {configuration.MUTATE} HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n"
+        writer.write(head.encode() + b"Content-Length: 40000\r\n\r\n{")
+    await eventually(lambda: world.count("cloudtaser_operator_admission_queue") == 4, "they are inside")
+    url = f"http://{host}:{port}{configuration.MUTATE}"
+    async with ClientSession() as client, client.post(url, json=asked(pod())) as answer:
+        assert answer.status == 200
+    for _, writer in idle:
+        writer.close()
+
+    def cut_off() -> bool:
+        return world.count("cloudtaser_operator_admission_unanswered_total", reason="cut_off") == 4
+
+    await eventually(cut_off, "they were cut off")
+    await runner.cleanup()
+
+
+async def test_who_does_not_take_his_answer_is_cut_off() -> None:
+    registry = CollectorRegistry()
+
+    async def answer(review: Review, seconds: float) -> Answer:
+        return Answer(patch=({"op": "add", "path": "/a", "value": "x" * 24_000_000},))
+
+    application = build({"/": answer}, Limits(answer_seconds=0.3), WebhookMetrics(registry))
+    async with TestServer(application) as server:
+        assert server.port is not None
+        with socket.socket() as lazy:
+            lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            lazy.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(lazy, ("127.0.0.1", server.port))
+            body = json.dumps(asked(pod())).encode()
+            head = (
+                b"POST / HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+            )
+            await loop.sock_sendall(lazy, head % len(body) + body)
+
+            def too_slow() -> bool:
+                labels = {"reason": "too_slow"}
+                name = "cloudtaser_operator_admission_unanswered_total"
+                return registry.get_sample_value(name, labels) == 1
+
+            await eventually(too_slow, "it is cut off")
+    await eventually(
+        lambda: registry.get_sample_value("cloudtaser_operator_admission_bytes") == 0, "it takes nothing"
+    )
 
 
 async def test_a_registry_that_is_too_slow_is_a_failure_in_good_time() -> None:
