@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import enum
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cloudtaser.kube.annotations import MAX_HINTS, PREFIX, Problem, Request, nearest
+from cloudtaser.kube.annotations import MAX_HINTS, PREFIX, WRITTEN_BY_US, Problem, Request, nearest
 from cloudtaser.kube.injection import WRAPPER
 
 Json = dict[str, Any]
@@ -141,6 +141,29 @@ def _is_selected(container: Container, request: Request) -> bool:
     if container.name in MESH:
         return False
     return container.kind is not Kind.INIT or request.init_containers
+
+
+MAX_SELECTED: Final = 100
+MAX_TEMPLATES: Final = 100
+MAX_TEXT: Final = 1024 * 1024
+"""Bytes of a pod's annotations of ours, times the containers that they are read for."""
+
+
+def check_size(pod: Mapping[str, Any], request: Request, selected: Sequence[Container]) -> list[Problem]:
+    """What would be too much work. What comes here is bounded by a body's size alone, and each container is
+    gone through, and gets, everything that the annotations say."""
+    annotations = strings(mapping(pod, "metadata"), "annotations")
+    asked = [name for name in annotations if name.startswith(PREFIX) and name not in WRITTEN_BY_US]
+    text = sum(len(name) + len(annotations[name]) for name in asked)
+    if len(selected) > MAX_SELECTED:
+        what = f"more than {MAX_SELECTED} containers of one pod would get the wrapper"
+        return [Problem(PREFIX + "containers", what, "name fewer")]
+    if len(request.templates) > MAX_TEMPLATES:
+        return [Problem(f"{PREFIX}template-…", f"there are more than {MAX_TEMPLATES} templates")]
+    if text * len(selected) > MAX_TEXT:
+        what = f"annotations of {text} bytes are too long for {len(selected)} containers"
+        return [Problem(PREFIX + "containers", what, "shorten them, or name fewer")]
+    return []
 
 
 def mapping(holder: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -151,8 +151,9 @@ class Webhook:
             self._ports.pod_ca() or "",
         )
         selected, unknown = pods.select(pod, request)
-        if unknown:
-            raise BadRequestError(unknown)
+        problems = (*unknown, *pods.check_size(pod, request, selected))
+        if problems:
+            raise BadRequestError(problems)
         mutation.check(pod, agreed, selected)
         return agreed, mutation.without_secrets(selected, agreed)
 

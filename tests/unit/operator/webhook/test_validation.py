@@ -356,3 +356,35 @@ async def test_names_that_no_container_has_get_a_few_hints_only() -> None:
     said = BadRequestError(unknown)
     assert len(said.problems) == MAX_PROBLEMS
     assert said.diagnostic().endswith(". And 64 more")
+
+
+@pytest.mark.parametrize(
+    ("subject", "says"),
+    [
+        (pod(*[container(f"c{number}") for number in range(101)]), "more than 100 containers"),
+        (
+            pod(annotations={f"cloudtaser.io/template-A{number}": "x" for number in range(101)}),
+            "more than 100 templates",
+        ),
+        (
+            pod(
+                *[container(f"c{number}") for number in range(20)],
+                annotations={"cloudtaser.io/template-A": "x" * 60_000},
+            ),
+            "are too long for 20 containers",
+        ),
+    ],
+    ids=["containers", "templates", "both"],
+)
+async def test_a_pod_that_is_too_much_work_is_refused_before_it_is_done(subject: Json, says: str) -> None:
+    allowed, message = await verdict(World(), subject)
+    assert not allowed
+    assert says in message
+
+
+async def test_a_large_pod_is_none_that_is_too_much() -> None:
+    templates = {f"cloudtaser.io/template-A{number}": "{{password}}" + "x" * 50 for number in range(100)}
+    large = pod(*[container(f"c{number}") for number in range(100)], annotations=templates)
+    world = World()
+    allowed, message = await verdict(world, await mutated(world, large))
+    assert allowed, message
