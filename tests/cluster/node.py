@@ -130,6 +130,9 @@ class Cluster:
             "cgroupDriver": "cgroupfs",
             "failCgroupV1": False,
             "cgroupsPerQOS": False,
+            # without those control groups kubelet 1.34 falls over a pod that it takes for resized, as after a
+            # restart between two writes of its checkpoint
+            "featureGates": {"InPlacePodVerticalScaling": False},
             "enforceNodeAllocatable": [],
             "failSwapOn": False,
             "oomScoreAdj": 0,
