@@ -51,9 +51,13 @@ cluster-down: ## end it
 	@$(PY) -m tests.cluster down
 
 .PHONY: test-cluster
-test-cluster: ## tests in a Kubernetes of one node, which is compiled first
+test-cluster: ## tests in a Kubernetes of one node, which is compiled first; KUBECONFIG=FILE: those that any cluster will do for
 	@tools/prepare cluster
+ifeq ($(origin KUBECONFIG),command line)
+	CLOUDTASER_TEST_KUBECONFIG=$(abspath $(KUBECONFIG)) $(PY) -m pytest tests/cluster -m "cluster and anywhere" $(TEST_ARGS)
+else
 	$(PY) -m pytest tests/cluster -m cluster $(TEST_ARGS)
+endif
 
 .PHONY: payload
 payload: ## the wrapper's payload for containers, into PAYLOAD_DIR

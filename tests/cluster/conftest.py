@@ -7,7 +7,9 @@ another one with a node. `europe` is the other half of the latter, `installation
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -16,6 +18,7 @@ from tests.cluster import custom_resources
 from tests.cluster.applications import client_image, static_image
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.europe import Europe
+from tests.cluster.existing import VARIABLE, ExistingControlPlane
 from tests.cluster.installation import Installation
 from tests.cluster.node import Cluster
 from tests.cluster.operator_world import OperatorWorld
@@ -24,8 +27,12 @@ from tests.cluster.shop import SHOW, Images, Shop
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def control_plane(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ControlPlane]:
-    """A control plane without a node. Who restarts a part of it waits until it is ready again."""
-    async with ControlPlane(tmp_path_factory.mktemp("control-plane")) as running:
+    """A control plane without a node. Who restarts a part of it waits until it is ready again.
+
+    For the tests that may run `anywhere` it is somebody else's, where one is named.
+    """
+    directory, named = tmp_path_factory.mktemp("control-plane"), os.environ.get(VARIABLE)
+    async with ExistingControlPlane(directory, Path(named)) if named else ControlPlane(directory) as running:
         yield running
 
 

@@ -26,7 +26,12 @@ from tests.cluster.accounts import EVERYTHING, account, client, namespace
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.custom_resources import DEFINITIONS
 
-pytestmark = [pytest.mark.cluster, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.anywhere,
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.timeout(600),
+]
 
 WHERE: Final = "custom-resources"
 DOCUMENT: Final = Path(__file__).parents[2] / "docs/custom-resources.md"

@@ -16,7 +16,12 @@ from tests.chain_tools import eventually
 from tests.cluster.accounts import account, client, namespace
 from tests.cluster.control_plane import ControlPlane
 
-pytestmark = [pytest.mark.cluster, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.anywhere,
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.timeout(600),
+]
 
 WHERE = "events"
 RULES = [

@@ -57,6 +57,7 @@ async def cli(plane: ControlPlane, *arguments: str, kubeconfig: str = "") -> sub
     )
 
 
+@pytest.mark.anywhere
 async def test_the_fingerprint_is_told_in_the_four_lines_that_people_know(
     control_plane: ControlPlane,
 ) -> None:
