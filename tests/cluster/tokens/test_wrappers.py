@@ -104,9 +104,9 @@ async def test_many_real_wrappers_at_once_are_unsealed_and_their_tokens_go_with_
     try:
         lines = await asyncio.gather(*(asyncio.to_thread(wrapper.line) for wrapper in wrappers))
         assert lines == ["first"] * MANY
-        tokens = await world.tokens()
-        assert {token["meta"]["pod_uid"] for token in tokens.values()} == {pod.uid for pod in pods}
-        assert len(tokens) == MANY
+        theirs = {pod.uid for pod in pods}  # a pod of an earlier test may still be on its way out
+        held = [token["meta"]["pod_uid"] for token in (await world.tokens()).values()]
+        assert sorted(uid for uid in held if uid in theirs) == sorted(theirs), "one token for each"
     finally:
         await asyncio.gather(*(asyncio.to_thread(wrapper.__exit__) for wrapper in wrappers))
     for pod in pods:
