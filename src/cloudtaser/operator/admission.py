@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Set
 
 from cloudtaser.kube.client import KubeApi
+from cloudtaser.kube.events import EventSink
 from cloudtaser.operator.ca_bundle import KNOWN_ANNOTATION, CaBundle
 from cloudtaser.operator.controllers.configs import ConfigStore
 from cloudtaser.operator.images import make_resolver
@@ -22,7 +23,7 @@ from cloudtaser.operator.replica import Replica
 from cloudtaser.operator.rotation import SETTLE, Rotation
 from cloudtaser.operator.serving import LIFETIME, Serving
 from cloudtaser.operator.serving_keys import make_keys, service_names
-from cloudtaser.operator.webhook.ports import EventSink, Ports
+from cloudtaser.operator.webhook.ports import Ports
 from cloudtaser.operator.webhook.service import Webhook
 from cloudtaser.operator.webhook.settings import WebhookSettings
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from cloudtaser.kube.injection import WRAPPER
 from cloudtaser.operator.tokens.announcement import Refusal
 from cloudtaser.operator.tokens.ports import Json
 
@@ -21,7 +22,6 @@ DEFAULT_PORT: Final = 8199
 """Of the first container; each further one listens on the next (spec/wrapper.md, "Sealed mode")."""
 
 _ENDED: Final = ("Succeeded", "Failed")
-_WRAPPER: Final = "/cloudtaser/wrapper"
 _ENTRY: Final = re.compile(r"([a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)=([A-Za-z0-9._-]{1,128})", re.ASCII)
 _MAX_ENTRIES: Final = 64
 
@@ -81,7 +81,7 @@ def _port(spec: Mapping[str, Any], name: str) -> int:
     for container in _containers(spec):
         if container.get("name") == name:
             command, variables = container.get("command"), _variables(container)
-            is_wrapped = isinstance(command, list) and command[:1] == [_WRAPPER]
+            is_wrapped = isinstance(command, list) and command[:1] == [WRAPPER]
             if not is_wrapped or variables.get("VAULT_AUTH_METHOD") != "token":
                 break
             text = variables.get("CLOUDTASER_LISTEN_ADDR", f":{DEFAULT_PORT}").rpartition(":")[2]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from cloudtaser.kube.events import EventSink
 from cloudtaser.kube.registry.image import Entrypoints
 
 Json = dict[str, Any]
@@ -61,29 +62,6 @@ class Namespaces(Protocol):
 
     def get(self, name: str) -> NamespaceView | None:
         """The namespace, or None where it is not known (yet)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Occurrence:
-    """What a user should find by `kubectl describe`: on the pod, or on what makes such pods."""
-
-    namespace: str
-    kind: str
-    name: str
-    uid: str
-    api_version: str
-    reason: str
-    """CamelCase, as events have it."""
-    message: str
-    """One line, no secret."""
-    type: str = "Warning"
-
-
-class EventSink(Protocol):
-    """Where occurrences go. Never waits: what cannot be kept is dropped and counted there."""
-
-    def record(self, occurrence: Occurrence) -> None:
-        """Make it an event, soon."""
 
 
 @dataclass(frozen=True, slots=True)

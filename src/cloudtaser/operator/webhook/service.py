@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from cloudtaser.kube.allow_list import AllowList
 from cloudtaser.kube.annotations import PREFIX, is_asked, parse
+from cloudtaser.kube.events import Occurrence
 from cloudtaser.kube.registry.errors import ImageError
 from cloudtaser.kube.registry.image import ImageConfig, ImageRequest, Platform
 from cloudtaser.net.log import get_logger
@@ -30,7 +31,7 @@ from cloudtaser.operator.webhook.configuration import (
 from cloudtaser.operator.webhook.errors import BadRequestError, NotInjectedError
 from cloudtaser.operator.webhook.metrics import WebhookMetrics
 from cloudtaser.operator.webhook.patch import difference
-from cloudtaser.operator.webhook.ports import NamespaceView, Occurrence, Ports
+from cloudtaser.operator.webhook.ports import NamespaceView, Ports
 from cloudtaser.operator.webhook.review import Answer, Review, one_line
 from cloudtaser.operator.webhook.server import build
 from cloudtaser.operator.webhook.settings import WebhookSettings

@@ -9,9 +9,10 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from cloudtaser.kube.events import Occurred
 from cloudtaser.kube.registry.errors import ImageNotFoundError
 from cloudtaser.kube.registry.image import ImageConfig, ImageRequest
-from cloudtaser.operator.webhook.ports import InjectionConfig, NamespaceView, Occurrence, Ports
+from cloudtaser.operator.webhook.ports import InjectionConfig, NamespaceView, Ports
 from cloudtaser.operator.webhook.review import Answer, Review
 from cloudtaser.operator.webhook.service import Webhook
 from cloudtaser.operator.webhook.settings import WebhookSettings
@@ -95,7 +96,7 @@ class World:
     configs: dict[tuple[str, str], InjectionConfig] = field(default_factory=dict)
     configs_known: bool = True
     spaces: dict[str, NamespaceView] = field(default_factory=lambda: {"shop": NamespaceView()})
-    occurrences: list[Occurrence] = field(default_factory=list)
+    occurrences: list[Occurred] = field(default_factory=list)
     settings: WebhookSettings = SETTINGS
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     made: dict[str, Webhook] = field(default_factory=dict)
@@ -142,10 +143,10 @@ class _Namespaces:
 
 
 class _Events:
-    def __init__(self, occurrences: list[Occurrence]) -> None:
+    def __init__(self, occurrences: list[Occurred]) -> None:
         self._occurrences = occurrences
 
-    def record(self, occurrence: Occurrence) -> None:
+    def record(self, occurrence: Occurred) -> None:
         self._occurrences.append(occurrence)
 
 
